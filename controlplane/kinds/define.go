@@ -32,6 +32,7 @@ func Define[PT Object](list runtime.Object, d Def[PT]) Kind {
 		RequireResourceVersion: d.RequireResourceVersion,
 		New:                    func() Object { return reflect.New(object).Interface().(Object) },
 		NewList:                func() runtime.Object { return reflect.New(listType).Interface().(runtime.Object) },
+		View:                   d.View,
 		ValidateName:           d.ValidateName,
 		Columns:                d.Columns,
 		FieldNames:             d.FieldNames,

@@ -45,6 +45,9 @@ type Kind struct {
 	New     func() Object
 	NewList func() runtime.Object
 
+	// View is set for a kind that shows the objects of another one; nil for every kind with a store of its own.
+	View *View
+
 	// ValidateName checks metadata.name (and generateName with prefix = true).
 	ValidateName validation.ValidateNameFunc
 
@@ -78,6 +81,20 @@ type Kind struct {
 	// GracefulDelete reports whether deletion waits for the owner of the object's processes to confirm, and
 	// fills in the grace period. Nil deletes at once.
 	GracefulDelete func(ctx context.Context, obj Object, options *metav1.DeleteOptions) bool
+}
+
+// View makes a kind a second face of a stored one, as events.k8s.io/v1 is of core Events.
+//
+// Kind.New and Kind.NewList make the stored type, which is also the internal type of the view's group;
+// clients of the view read and write the wire types.
+type View struct {
+	// Of is the kind whose store, and whose encoding in it, the view shares.
+	Of schema.GroupVersionKind
+	// New and NewList make the wire types.
+	New     func() Object
+	NewList func() runtime.Object
+	// AddConversions registers the conversions between wire and stored types, both ways, lists included.
+	AddConversions func(*runtime.Scheme) error
 }
 
 // Scale reads and writes the parts of an object that make an autoscaling/v1 Scale.
@@ -120,4 +137,5 @@ type Def[PT Object] struct {
 	StatusReplicas         func(PT) int32
 	Selector               func(PT) *metav1.LabelSelector
 	GracefulDelete         func(context.Context, PT, *metav1.DeleteOptions) bool
+	View                   *View
 }

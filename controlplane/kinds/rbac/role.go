@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rbac
+
+import (
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	"skep.dev/skep/controlplane/kinds"
+)
+
+// Role is the kind Role.
+func Role() kinds.Kind {
+	return kinds.Define(&rbacv1.RoleList{}, kinds.Def[*rbacv1.Role]{
+		GroupVersion:        rbacv1.SchemeGroupVersion,
+		Kind:                "Role",
+		Resource:            "roles",
+		NoGeneration:        true,
+		AllowCreateOnUpdate: true,
+	})
+}
