@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestAgentKilled kills the agent of a node under traffic: pods, Services and policy go on, and the restarted agent takes over
+// what it finds.
+func TestAgentKilled(t *testing.T) {
+	ns := namespace(t, "killed")
+	app := map[string]string{"app": "server"}
+	createPods(t, ns, probePod("server-a", nodeName(1), app), probePod("server-b", nodeName(2), app),
+		probePod("client", nodeName(2), map[string]string{"app": "client"}), probePod("stranger", nodeName(2), map[string]string{"app": "stranger"}))
+	if _, err := client.CoreV1().Services(ns).Create(t.Context(), probeService("server", app), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.NetworkingV1().NetworkPolicies(ns).Create(t.Context(), allow("only-client", "server", "client"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	address := serviceIP(t, ns, "server", 2)
+	eventuallyServes(t, ns, "client", address, 2)
+	before := containerStarts(t, ns)
+
+	var seen watched
+	var requests tally
+	waitWatch := background(t, ns, "client", &seen, "watch", "-for", "12s", net.JoinHostPort(address, "9000"))
+	waitGet := background(t, ns, "client", &requests, "get", "-n", "20000", "-c", "2", "http://"+net.JoinHostPort(address, "80"))
+	time.Sleep(time.Second)
+	for i := range nodes {
+		killAgent(t, nodeName(i+1))
+	}
+	time.Sleep(2 * time.Second) // traffic without agents
+	// What is running is repaired in place by the same command that made it.
+	if out, err := command("up", "--name", name, "--nodes", "2").CombinedOutput(); err != nil {
+		t.Fatalf("skep up after the kill: %v\n%s", err, out)
+	}
+	waitWatch()
+	waitGet()
+	t.Logf("new: %+v, established: %+v, requests: %d ok, %d failed", seen.New, seen.Established, requests.OK, requests.Failed)
+	if seen.New.Failed+seen.Established.Failed > 0 || requests.Failed > 0 {
+		t.Errorf("traffic failed: %s %s %s", seen.New.Error, seen.Established.Error, requests.Error)
+	}
+	var refused tally
+	inPod(t, ns, "stranger", &refused, "get", "-n", "10", "-timeout", "300ms", "http://"+net.JoinHostPort(address, "80"))
+	if refused.OK != 0 {
+		t.Errorf("a stranger got %d answers after the restart", refused.OK)
+	}
+	if after := containerStarts(t, ns); after != before {
+		t.Errorf("containers changed:\nbefore %s\nafter  %s", before, after)
+	}
+}
+
+// containerStarts describes every container's identity, so that any restart shows.
+func containerStarts(t *testing.T, ns string) string {
+	t.Helper()
+	pods, err := client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, pod := range pods.Items {
+		for _, status := range pod.Status.ContainerStatuses {
+			lines = append(lines, pod.Name+" "+status.ContainerID+" restarts "+string(rune('0'+status.RestartCount)))
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// killAgent ends the agent process of one node, and nothing else, without a chance to clean up.
+func killAgent(t *testing.T, node string) {
+	t.Helper()
+	for _, pid := range clusterProcesses() {
+		raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		if err != nil {
+			continue
+		}
+		arguments := strings.Split(string(raw), "\x00")
+		if len(arguments) > 2 && arguments[1] == "agent" && strings.Contains(string(raw), node) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("no agent of %s is running", node)
+}
