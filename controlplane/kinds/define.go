@@ -61,6 +61,9 @@ func Define[PT Object](list runtime.Object, d Def[PT]) Kind {
 	if d.PrepareForUpdate != nil {
 		k.PrepareForUpdate = func(ctx context.Context, o, old Object) { d.PrepareForUpdate(ctx, o.(PT), old.(PT)) }
 	}
+	if d.PrepareForStatusUpdate != nil {
+		k.PrepareForStatusUpdate = func(ctx context.Context, o, old Object) { d.PrepareForStatusUpdate(ctx, o.(PT), old.(PT)) }
+	}
 	if d.GracefulDelete != nil {
 		k.GracefulDelete = func(ctx context.Context, o Object, options *metav1.DeleteOptions) bool {
 			return d.GracefulDelete(ctx, o.(PT), options)

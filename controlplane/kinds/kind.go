@@ -57,6 +57,8 @@ type Kind struct {
 	// looked after by the generic code.
 	PrepareForCreate func(context.Context, Object)
 	PrepareForUpdate func(ctx context.Context, obj, old Object)
+	// PrepareForStatusUpdate runs on a write to /status, after the generic code restored everything but the status.
+	PrepareForStatusUpdate func(ctx context.Context, obj, old Object)
 	// Validate checks everything but ObjectMeta, which the generic code checks.
 	Validate func(Object) field.ErrorList
 	// ValidateUpdate checks an update as a whole; nil means Validate(obj).
@@ -124,6 +126,7 @@ type Def[PT Object] struct {
 	Default                func(PT)
 	PrepareForCreate       func(context.Context, PT)
 	PrepareForUpdate       func(ctx context.Context, obj, old PT)
+	PrepareForStatusUpdate func(ctx context.Context, obj, old PT)
 	Validate               func(PT) field.ErrorList
 	ValidateUpdate         func(obj, old PT) field.ErrorList
 	ValidateStatusUpdate   func(obj, old PT) field.ErrorList
