@@ -12,14 +12,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
 const (
-	memberName = "default"
+	memberName = "skep"
 	// A single member elects itself; short ticks bring a fresh or restarted store up in some 60 ms instead of
 	// about one second.
 	tickMillis     = 20
@@ -54,6 +56,8 @@ type Member struct {
 	lock     *os.File
 	// failed receives the first reason for which etcd gave up.
 	failed chan error
+	// started lets the log through: before, etcd warns about a fresh directory, and real errors are returned.
+	started atomic.Bool
 }
 
 // Start opens or creates the store and returns once it serves.
@@ -93,7 +97,7 @@ func (m *Member) start(ctx context.Context, cfg Config, socket string) error {
 				started <- fmt.Errorf("%w: %v", ErrCorrupt, p)
 			}
 		}()
-		e, err := embed.StartEtcd(embedConfig(cfg, socket, m.fail))
+		e, err := embed.StartEtcd(embedConfig(cfg, socket, zapLogger(cfg.Logger, &m.started, m.fail)))
 		if err == nil {
 			m.etcd = e
 		}
@@ -113,6 +117,7 @@ func (m *Member) start(ctx context.Context, cfg Config, socket string) error {
 	}
 	select {
 	case <-m.etcd.Server.ReadyNotify():
+		m.started.Store(true)
 		return nil
 	case err := <-m.etcd.Err():
 		m.etcd.Close()
@@ -145,7 +150,7 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-func embedConfig(cfg Config, socket string, fail func(error)) *embed.Config {
+func embedConfig(cfg Config, socket string, log *zap.Logger) *embed.Config {
 	c := embed.NewConfig()
 	c.Name = memberName
 	c.Dir = filepath.Join(cfg.Dir, "member-data")
@@ -159,7 +164,7 @@ func embedConfig(cfg Config, socket string, fail func(error)) *embed.Config {
 	c.ElectionMs = electionMillis
 	c.UnsafeNoFsync = cfg.UnsafeNoFsync
 	c.EnableGRPCGateway = false
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Logger, fail))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	return c
 }
 

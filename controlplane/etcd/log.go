@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -14,12 +15,12 @@ import (
 
 // zapLogger hands etcd's log to ours, from warnings up: etcd writes some forty lines at Info on each start.
 // A fatal message or a panic ends only the goroutine that wrote it, after fail was told.
-func zapLogger(log *slog.Logger, fail func(error)) *zap.Logger {
+func zapLogger(log *slog.Logger, started *atomic.Bool, fail func(error)) *zap.Logger {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	hook := failHook{fail: fail}
-	return zap.New(&slogCore{log: log}, zap.WithPanicHook(hook), zap.WithFatalHook(hook))
+	return zap.New(&slogCore{log: log, started: started}, zap.WithPanicHook(hook), zap.WithFatalHook(hook))
 }
 
 // failHook implements zapcore.CheckWriteHook.
@@ -38,14 +39,17 @@ func (h failHook) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
 
 // slogCore implements zapcore.Core.
 type slogCore struct {
-	log    *slog.Logger
-	fields []zapcore.Field
+	log     *slog.Logger
+	started *atomic.Bool
+	fields  []zapcore.Field
 }
 
-func (c *slogCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+func (c *slogCore) Enabled(level zapcore.Level) bool {
+	return level > zapcore.ErrorLevel || level >= zapcore.WarnLevel && c.started.Load()
+}
 
 func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return &slogCore{log: c.log, fields: append(append([]zapcore.Field(nil), c.fields...), fields...)}
+	return &slogCore{log: c.log, started: c.started, fields: append(append([]zapcore.Field(nil), c.fields...), fields...)}
 }
 
 func (c *slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {

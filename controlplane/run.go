@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"skep.dev/skep/controlplane/apiserver"
+	"skep.dev/skep/controlplane/cert"
+	"skep.dev/skep/controlplane/etcd"
+	"skep.dev/skep/controlplane/kinds/catalog"
+)
+
+// settle is when start-up is over and its garbage can go back to the kernel: by then OpenAPI is built and all caches
+// are filled.
+const settle = 10 * time.Second
+
+// Run starts the store, the API server, the controllers and the scheduler, and blocks until ctx ends or one of
+// them fails. It stops them in reverse order and leaves nothing behind.
+func Run(ctx context.Context, config Config) error {
+	if err := config.Validate(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	config = config.withDefaults()
+	logLibraries(config.Logger)
+	// The port first: it is the usual mistake, and nothing is to be undone yet.
+	listener, err := listen(config.BindAddress, config.SecurePort)
+	if err != nil {
+		return err
+	}
+	return run(ctx, config, listener)
+}
+
+func run(ctx context.Context, config Config, listener net.Listener) error {
+	// The API server closes it when it gets that far; a second close only reports that.
+	defer func() { _ = listener.Close() }()
+	authority, serving, err := credentials(config)
+	if err != nil {
+		return err
+	}
+	endpoints, member, err := store(ctx, config)
+	if err != nil {
+		return err
+	}
+	if member != nil {
+		defer member.Close()
+	}
+	server, err := apiserver.New(apiserver.Config{
+		Kinds:            catalog.Kinds(),
+		EtcdEndpoints:    endpoints,
+		Listener:         listener,
+		AdvertiseAddress: config.AdvertiseAddress,
+		ServiceCIDRs:     config.ServiceCIDRs,
+		ClusterDomain:    config.ClusterDomain,
+		Authority:        authority,
+		Serving:          serving,
+		Logger:           config.Logger.With("component", "apiserver"),
+	})
+	if err != nil {
+		return err
+	}
+	return serve(ctx, config, member, server)
+}
+
+// serve runs the server, then its in-process clients once it is ready. The clients stop before it.
+func serve(ctx context.Context, config Config, member *etcd.Member, server *apiserver.Server) error {
+	started := time.Now()
+	group, ctx := errgroup.WithContext(ctx)
+	if member != nil {
+		group.Go(func() error { return member.Wait(ctx) })
+	}
+	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error {
+		if err := server.WaitReady(ctx); err != nil {
+			return ignoreCanceled(ctx, err)
+		}
+		config.Logger.Info("API server is ready", "took", time.Since(started))
+		return nil
+	})
+	group.Go(func() error {
+		select {
+		case <-time.After(settle):
+			debug.FreeOSMemory()
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+func ignoreCanceled(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// credentials opens the CA and issues the server's own certificates and the administrator's kubeconfig.
+func credentials(config Config) (*cert.Authority, cert.Pair, error) {
+	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
+		return nil, cert.Pair{}, fmt.Errorf("the data directory %s cannot be used, choose another one: %w", config.DataDir, err)
+	}
+	authority, err := cert.Open(filepath.Join(config.DataDir, "pki"))
+	if err != nil {
+		return nil, cert.Pair{}, err
+	}
+	names, addrs, err := servingNames(config)
+	if err != nil {
+		return nil, cert.Pair{}, err
+	}
+	serving, err := authority.Serving(names, addrs)
+	if err != nil {
+		return nil, cert.Pair{}, err
+	}
+	admin, err := authority.Admin()
+	if err != nil {
+		return nil, cert.Pair{}, err
+	}
+	return authority, serving, authority.WriteKubeconfig(config.KubeconfigOut, "skep", "admin", config.KubeconfigServer, admin)
+}
+
+// store returns the URLs of the store, and the member when it runs in this process.
+func store(ctx context.Context, config Config) ([]string, *etcd.Member, error) {
+	if len(config.EtcdEndpoints) > 0 {
+		return config.EtcdEndpoints, nil, nil
+	}
+	dir := filepath.Join(config.DataDir, "etcd")
+	member, err := etcd.Start(ctx, etcd.Config{
+		Dir: dir, UnsafeNoFsync: config.EtcdUnsafeNoFsync, Logger: config.Logger.With("component", "etcd"),
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("start the store in %s: %w", dir, err)
+	}
+	return []string{member.Endpoint()}, member, nil
+}
+
+// logLibraries sends what the Kubernetes libraries log to our log, from warnings up. Their logger is global to
+// the process.
+func logLibraries(log *slog.Logger) {
+	klog.SetSlogLogger(slog.New(atLeast{Handler: log.Handler(), level: slog.LevelWarn}))
+}
+
+// atLeast drops records below a level.
+type atLeast struct {
+	slog.Handler
+	level slog.Level
+}
+
+func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= h.level && h.Handler.Enabled(ctx, level)
+}
+
+func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return atLeast{Handler: h.Handler.WithAttrs(attrs), level: h.level}
+}
+
+func (h atLeast) WithGroup(name string) slog.Handler {
+	return atLeast{Handler: h.Handler.WithGroup(name), level: h.level}
+}
