@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kernel boots the oldest kernel that skep supports in a virtual machine and runs the datapath's programs on it.
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// bootLimit bounds a whole run of a virtual machine. Software emulation needs about 6 s to boot and about as long again
+// for the verifier.
+const bootLimit = 4 * time.Minute
+
+// initScript is the first process of the guest. It prepares what a distribution would and hands over to the test.
+const initScript = `#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t bpf bpf /sys/fs/bpf
+/bin/busybox mkdir -p /sys/fs/cgroup/unified /run/netns /tmp
+/bin/busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified
+for module in /modules/*.ko; do /bin/busybox insmod $module; done
+/bin/busybox ip link set lo up
+/guest && echo guest: passed || echo guest: failed
+/bin/busybox poweroff -f
+`
+
+// TestPrograms5_10 loads every program of the datapath on Debian's 5.10 kernel and asks it for verdicts.
+func TestPrograms5_10(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots a virtual machine")
+	}
+	kernel := fetch(t)
+	dir := t.TempDir()
+	guest := filepath.Join(dir, "guest")
+	build := exec.Command("go", "build", "-o", guest, "skep.dev/skep/tests/kernel/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the guest: %v\n%s", err, out)
+	}
+	console := boot(t, kernel, initramfs(t, dir, guest, kernel))
+	for line := range strings.Lines(console) {
+		if strings.HasPrefix(line, "guest:") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+	if !strings.Contains(console, "guest: passed") {
+		t.Fatalf("the guest did not pass; its console:\n%s", console)
+	}
+}
+
+// fetch returns the folder with the kernel and its modules.
+func fetch(t *testing.T) string {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("qemu-system-x86_64 is not installed")
+	}
+	var stderr bytes.Buffer
+	cmd := exec.Command("./fetch.sh")
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Skipf("Debian's 5.10 kernel cannot be had: %v\n%s", err, stderr.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// initramfs packs busybox, the modules and the guest program.
+func initramfs(t *testing.T, dir, guest, kernel string) string {
+	t.Helper()
+	root := filepath.Join(dir, "root")
+	for _, folder := range []string{"bin", "proc", "sys", "dev", "modules"} {
+		if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := map[string]string{"/bin/busybox": "bin/busybox", guest: "guest"}
+	modules, err := filepath.Glob(filepath.Join(kernel, "*.ko"))
+	if err != nil || len(modules) == 0 {
+		t.Fatalf("no modules in %s: %v", kernel, err)
+	}
+	for _, module := range modules {
+		files[module] = filepath.Join("modules", filepath.Base(module))
+	}
+	for from, to := range files {
+		content, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, to), content, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "init"), []byte(initScript), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(dir, "initramfs")
+	pack := exec.Command("/bin/busybox", "sh", "-c", "find . | busybox cpio -o -H newc >"+archive)
+	pack.Dir = root
+	if out, err := pack.CombinedOutput(); err != nil {
+		t.Fatalf("pack the initramfs: %v\n%s", err, out)
+	}
+	return archive
+}
+
+// boot runs the machine to its end and returns what it printed. It has no network device.
+func boot(t *testing.T, kernel, initramfs string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
+	defer cancel()
+	began := time.Now()
+	out, err := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "1024", "-smp", "2",
+		"-nographic", "-no-reboot", "-nic", "none", "-kernel", filepath.Join(kernel, "vmlinuz"), "-initrd", initramfs,
+		"-append", "console=ttyS0 quiet panic=-1").CombinedOutput()
+	if err != nil {
+		t.Fatal(errors.Join(fmt.Errorf("the virtual machine: %w", err), ctx.Err()), "\n", string(out))
+	}
+	t.Logf("the virtual machine ran for %v", time.Since(began).Round(100*time.Millisecond))
+	return strings.ReplaceAll(string(out), "\r", "")
+}
