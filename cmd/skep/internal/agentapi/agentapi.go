@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agentapi is the agent's local interface: HTTP on a unix socket that only root can open, through which
+// the command line asks a node about its datapath.
+package agentapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"skep.dev/skep/datapath"
+)
+
+// StatusSource is the part of a datapath that is asked.
+type StatusSource interface {
+	Status(context.Context) (datapath.Status, error)
+}
+
+const statusPath = "/v1/datapath/status"
+
+// Serve answers on the socket until the context ends. A socket file that a killed agent left is replaced.
+func Serve(ctx context.Context, socket string, source StatusSource) error {
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("replace old agent socket: %w", err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		l.Close()
+		return err
+	}
+	server := &http.Server{Handler: handler(source), ReadHeaderTimeout: 5 * time.Second}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("agent socket: %w", err)
+	case <-ctx.Done():
+		err := server.Close()
+		<-done
+		return err
+	}
+}
+
+func handler(source StatusSource) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, r *http.Request) {
+		status, err := source.Status(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(status) // a reader that went away is not our fault
+	})
+	return mux
+}
+
+// Status asks the agent behind the socket.
+func Status(ctx context.Context, socket string) (datapath.Status, error) {
+	var status datapath.Status
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+statusPath, nil)
+	if err != nil {
+		return status, err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return status, fmt.Errorf("ask agent: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // the status code says enough without it
+		return status, fmt.Errorf("ask agent: %s: %s", resp.Status, text)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+		return status, fmt.Errorf("read agent's answer: %w", err)
+	}
+	return status, nil
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestValidateName(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"skep": true, "a": true, "skep-e2e": true, "a1-2": true,
+		"": false, "-a": false, "a-": false, "1a": false, "A": false, "a/b": false, "..": false, "agent": false, "server": false,
+		"aaaaaaaaaaaaaaaaaaaa": true, "aaaaaaaaaaaaaaaaaaaaa": false,
+	} {
+		if err := ValidateName(name); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func TestNamesFollowTheArchitecture(t *testing.T) {
+	n := Cluster{Name: "dev"}.Node(2)
+	got := []string{n.Name(), n.Netns(), n.CgroupPath(), n.PinDir(), n.RunDir(), n.DataDir(), n.Addrs()[0].String(), n.Addrs()[1].String(), n.Cluster.ContextName()}
+	want := []string{"dev-2", "skep-dev-dev-2", "/skep/dev/dev-2", "/sys/fs/bpf/skep/dev/dev-2", "/run/skep/dev/dev-2", "/var/lib/skep/dev/nodes/dev-2", "172.29.0.3", "fd00:172:29::3", "skep-dev"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestParseCgroups(t *testing.T) {
+	for _, tc := range []struct {
+		name, mountinfo string
+		want            cgroups
+	}{
+		{
+			"hybrid, one hierarchy mounted twice, a bind mount of a part",
+			`34 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset
+32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
+33 31 0:29 / /sys/fs/cgroup/cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+41 31 0:38 / /sys/fs/cgroup/unified rw shared:7 - cgroup2 cgroup2 rw
+50 31 0:99 /part /mnt rw - cgroup2 cgroup2 rw
+27 1 254:0 / / rw - ext4 /dev/vda rw
+`,
+			cgroups{{mount: "/sys/fs/cgroup/cpuset", cpuset: true}, {mount: "/sys/fs/cgroup/cpu"}, {mount: "/sys/fs/cgroup/unified", unified: true}},
+		},
+		{"unified", "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n", cgroups{{mount: "/sys/fs/cgroup", unified: true}}},
+		{"none", "", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := parseCgroups([]byte(tc.mountinfo)); !slices.Equal(got, tc.want) {
+				t.Errorf("got %+v, want %+v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestParseMountsFindsOnlyWhatIsBelow(t *testing.T) {
+	mountinfo := strings.Join([]string{
+		`1 0 0:1 / /run/skep/dev/n/netns/a rw - nsfs nsfs rw`,
+		`2 0 0:1 / /run/skep/dev2/n rw - nsfs nsfs rw`,
+		`3 0 0:1 / /var/lib/skep/dev/nodes/n/with\040blank rw - tmpfs tmpfs rw`,
+		`4 0 0:1 / /run/skep/dev rw - tmpfs tmpfs rw`,
+	}, "\n")
+	got := parseMounts(mountinfo, []string{"/run/skep/dev", "/var/lib/skep/dev"})
+	want := []string{"/run/skep/dev/n/netns/a", "/var/lib/skep/dev/nodes/n/with blank"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestShimAddress(t *testing.T) {
+	for raw, want := range map[string]string{
+		"unix:///run/containerd/s/abc\n":                                            "unix:///run/containerd/s/abc",
+		`{"version":3,"address":"unix:///run/containerd/s/def","protocol":"ttrpc"}`: "unix:///run/containerd/s/def",
+	} {
+		if got := shimAddress([]byte(raw)); got != want {
+			t.Errorf("%q: got %q", raw, got)
+		}
+	}
+}
+
+func TestEnvironmentDropsWhatIsTheUsers(t *testing.T) {
+	got := environment([]string{"PATH=/bin", "KUBECONFIG=/x", "AWS_SECRET=y", "https_proxy=http://p", "HOME=/root"})
+	if d := cmp.Diff([]string{"PATH=/bin", "https_proxy=http://p", "HOME=/root"}, got); d != "" {
+		t.Error(d)
+	}
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// pollInterval is how often readiness is looked at: often enough not to be what a start waits for.
+const pollInterval = 50 * time.Millisecond
+
+// processDied says that a process of the cluster ended during the start.
+type processDied struct{ name string }
+
+func (e processDied) Error() string { return e.name + " has ended" }
+
+// waitReady waits for the API, the nodes and DNS, and says how long each took.
+func (u *upRun) waitReady(ctx context.Context) error {
+	var client *kubernetes.Clientset
+	err := u.await(ctx, "API server ready", func(ctx context.Context) (err error) {
+		client, err = u.connect(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	file, err := u.mergeKubeconfig()
+	if err != nil {
+		return err
+	}
+	u.progress.say(fmt.Sprintf("context %s in %s", u.ContextName(), file))
+	what := fmt.Sprintf("%d node ready", u.state.Nodes)
+	if u.state.Nodes > 1 {
+		what = fmt.Sprintf("%d nodes ready", u.state.Nodes)
+	}
+	if err := u.await(ctx, what, func(ctx context.Context) error { return u.nodesReady(ctx, client) }); err != nil {
+		return err
+	}
+	if err := u.await(ctx, "DNS ready", func(ctx context.Context) error { return dnsReady(ctx, client, u.state.Nodes) }); err != nil {
+		return err
+	}
+	u.progress.say(fmt.Sprintf("cluster %s is ready", u.Name))
+	return nil
+}
+
+// await polls until check succeeds, the context ends or a process of the cluster dies.
+func (u *upRun) await(ctx context.Context, what string, check func(context.Context) error) error {
+	for {
+		err := check(ctx)
+		if err == nil {
+			u.progress.say(what)
+			return nil
+		}
+		if dead := u.deadProcess(); dead != "" {
+			return fmt.Errorf("waiting for %q: %w", what, processDied{dead})
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %q: %w; last seen: %w", what, context.Cause(ctx), err)
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// connect succeeds when the API server answers that it is ready.
+func (u *upRun) connect(ctx context.Context) (*kubernetes.Clientset, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", u.Kubeconfig())
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1 // one client on the same machine
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	_, err = client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+	return client, err
+}
+
+func (u *upRun) nodesReady(ctx context.Context, client kubernetes.Interface) error {
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	ready := map[string]bool{}
+	var reasons []string
+	for _, n := range list.Items {
+		i := slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
+		if i >= 0 && n.Status.Conditions[i].Status == corev1.ConditionTrue {
+			ready[n.Name] = true
+		} else if i >= 0 {
+			reasons = append(reasons, n.Name+": "+n.Status.Conditions[i].Message)
+		}
+	}
+	for i := 1; i <= u.state.Nodes; i++ {
+		if name := u.Node(i).Name(); !ready[name] {
+			return fmt.Errorf("node %s is not ready; %s", name, strings.Join(reasons, "; "))
+		}
+	}
+	return nil
+}
+
+// dnsReady reports whether every node has a DNS pod that answers: a node asks only its own.
+func dnsReady(ctx context.Context, client kubernetes.Interface, nodes int) error {
+	pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	ready := 0
+	for _, p := range pods.Items {
+		if podReady(&p) {
+			ready++
+		}
+	}
+	if ready < nodes {
+		return fmt.Errorf("%d of %d DNS pods are ready", ready, nodes)
+	}
+	return nil
+}
+
+func podReady(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// deadProcess names a process of the cluster that has ended, or nothing.
+func (u *upRun) deadProcess() string {
+	for name, r := range u.records() {
+		if !r.alive() {
+			return name
+		}
+	}
+	return ""
+}
+
+// explain adds the end of the log that matters and what to do.
+func (u *upRun) explain(err error) error {
+	name := "server"
+	var died processDied
+	switch {
+	case errors.As(err, &died):
+		name = died.name
+	case strings.Contains(err.Error(), "node"):
+		name = u.Node(1).Name()
+	case !errors.Is(err, context.DeadlineExceeded):
+		return err
+	}
+	lines := tail(u.LogFile(name), 15)
+	if lines == "" {
+		return err
+	}
+	return fmt.Errorf("%w\n--- end of %s\n%s\n---\n\"skep up --name %s\" tries again from here, \"skep down --name %s\" removes everything",
+		err, u.LogFile(name), lines, u.Name, u.Name)
+}
+
+// progress tells a person what has been reached and when.
+type progress struct {
+	out   io.Writer
+	start time.Time
+}
+
+func newProgress(out io.Writer) *progress { return &progress{out: out, start: time.Now()} }
+
+func (p *progress) say(what string) {
+	fmt.Fprintf(p.out, "%6.1fs  %s\n", time.Since(p.start).Seconds(), what)
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+const stateFile = "cluster.json"
+
+// State is what the cluster was asked to be; it is what makes a repair possible.
+type State struct {
+	// Nodes is the number of nodes, at least 1.
+	Nodes int `json:"nodes"`
+	// APIPort is the port of 127.0.0.1 on which the host reaches the API.
+	APIPort int `json:"apiPort"`
+	// MountedBPF says that this cluster mounted the BPF file system, so removing the last cluster unmounts it.
+	MountedBPF bool `json:"mountedBPF,omitempty"`
+}
+
+// ReadState returns the recorded state; an unknown cluster gives os.ErrNotExist.
+func (c Cluster) ReadState() (State, error) {
+	var s State
+	raw, err := os.ReadFile(filepath.Join(c.DataDir(), stateFile))
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return s, fmt.Errorf("read %s: %w (\"skep down --name %s\" removes the cluster)", filepath.Join(c.DataDir(), stateFile), err, c.Name)
+	}
+	return s, nil
+}
+
+// Nodes lists the nodes of the recorded state.
+func (c Cluster) Nodes() ([]Node, error) {
+	s, err := c.ReadState()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no local cluster %q: start one with \"skep up --name %s\"", c.Name, c.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	nodes := make([]Node, s.Nodes)
+	for i := range nodes {
+		nodes[i] = c.Node(i + 1)
+	}
+	return nodes, nil
+}
+
+func (c Cluster) writeState(s State) error {
+	raw, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(c.DataDir(), stateFile), append(raw, '\n'), 0o600)
+}
+
+// writeFile replaces a file as a whole, so that a crash leaves the old or the new content.
+func writeFile(path string, content []byte, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, content, mode); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
