@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+
+	"skep.dev/skep/datapath"
+)
+
+// peer is a NetworkPolicyPeer in parsed form. Its id is canonical: peers that mean the same have the same.
+type peer struct {
+	id string
+	// namespace is exact when no namespaceSelector is given; otherwise namespaces selects.
+	namespace  string
+	namespaces labels.Selector
+	pods       labels.Selector
+	// cidr is set for an ipBlock, and then nothing above is.
+	cidr *datapath.CIDR
+}
+
+// anyPod is the peer of an egress rule without peers when its port is named: the name needs a pod to mean a number.
+var anyPod = peer{id: "pods:*", namespaces: labels.Everything(), pods: labels.Everything()}
+
+// atom is a peer in use, possibly narrowed to the pods that give a port name one number.
+type atom struct {
+	peer
+	id    datapath.AtomID
+	named *podPort
+	// refs counts the sets that hold it.
+	refs int
+}
+
+func parsePeer(p networkingv1.NetworkPolicyPeer, namespace string) (peer, error) {
+	if p.IPBlock != nil {
+		return parseIPBlock(p.IPBlock)
+	}
+	pods, podsID := labels.Everything(), ""
+	if p.PodSelector != nil {
+		var err error
+		if pods, podsID, err = parseSelector(p.PodSelector); err != nil {
+			return peer{}, fmt.Errorf("podSelector: %w", err)
+		}
+	}
+	if p.NamespaceSelector == nil {
+		if p.PodSelector == nil {
+			// The API refuses a peer without any field; one that names nobody is the safe reading.
+			return peer{id: "none", pods: labels.Nothing()}, nil
+		}
+		return peer{id: "pods:" + namespace + "|" + podsID, namespace: namespace, pods: pods}, nil
+	}
+	ns, nsID, err := parseSelector(p.NamespaceSelector)
+	if err != nil {
+		return peer{}, fmt.Errorf("namespaceSelector: %w", err)
+	}
+	return peer{id: "pods:{" + nsID + "}|" + podsID, namespaces: ns, pods: pods}, nil
+}
+
+func parseIPBlock(b *networkingv1.IPBlock) (peer, error) {
+	prefix, err := parsePrefix(b.CIDR)
+	if err != nil {
+		return peer{}, fmt.Errorf("ipBlock.cidr: %w", err)
+	}
+	cidr := &datapath.CIDR{Prefix: prefix}
+	for _, e := range b.Except {
+		p, err := parsePrefix(e)
+		if err != nil {
+			return peer{}, fmt.Errorf("ipBlock.except: %w", err)
+		}
+		cidr.Except = append(cidr.Except, p)
+	}
+	slices.SortFunc(cidr.Except, comparePrefixes)
+	cidr.Except = slices.Compact(cidr.Except)
+	id := "cidr:" + prefix.String()
+	for _, e := range cidr.Except {
+		id += "-" + e.String()
+	}
+	return peer{id: id, cidr: cidr}, nil
+}
+
+// parsePrefix reads a CIDR as the API stores it: host bits may be set and mean nothing.
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if a := p.Addr(); a.Is4In6() {
+		if p.Bits() < 96 {
+			return netip.Prefix{}, fmt.Errorf("%s mixes IPv4 and IPv6", s)
+		}
+		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+	}
+	return p.Masked(), nil
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	if d := a.Addr().Compare(b.Addr()); d != 0 {
+		return d
+	}
+	return a.Bits() - b.Bits()
+}
+
+// parseSelector returns the selector and its canonical form.
+func parseSelector(s *metav1.LabelSelector) (labels.Selector, string, error) {
+	sel, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return nil, "", err
+	}
+	reqs, selectable := sel.Requirements()
+	if !selectable {
+		return sel, "!", nil
+	}
+	var parts []string
+	for _, r := range reqs {
+		parts = append(parts, canonical(r))
+	}
+	slices.Sort(parts)
+	return sel, strings.Join(slices.Compact(parts), ","), nil
+}
+
+// canonical writes "k = v" and "k in (v)" the same. Keys and values contain none of the signs used.
+func canonical(r labels.Requirement) string {
+	values := r.Values().List() // sorted
+	switch r.Operator() {
+	case selection.Exists:
+		return r.Key()
+	case selection.DoesNotExist:
+		return "!" + r.Key()
+	case selection.NotIn, selection.NotEquals:
+		return r.Key() + "!=(" + strings.Join(values, " ") + ")"
+	default:
+		return r.Key() + "=(" + strings.Join(values, " ") + ")"
+	}
+}
+
+// atomID names the peer, narrowed to those pods for which named holds if it is not nil.
+func (p peer) atomID(named *podPort) datapath.AtomID {
+	if named == nil {
+		return datapath.AtomID(p.id)
+	}
+	return datapath.AtomID(fmt.Sprintf("%s&%s/%d=%d", p.id, named.name, named.protocol, named.number))
+}
+
+// byAddress says that membership depends on the pod's address and not only on its profile.
+func (a *atom) byAddress() bool { return a.cidr != nil && a.named != nil }
+
+// selects reports whether the pods of a profile belong to the atom. Atoms that need the address belong to no profile.
+func (a *atom) selects(pr *profile) bool {
+	if a.cidr != nil || !a.admitsPort(pr) {
+		return false
+	}
+	if a.namespaces != nil {
+		if !a.namespaces.Matches(pr.nsLabels) {
+			return false
+		}
+	} else if a.namespace != pr.namespace {
+		return false
+	}
+	return a.pods.Matches(pr.labels)
+}
+
+func (a *atom) admitsPort(pr *profile) bool {
+	return a.named == nil || slices.Contains(pr.ports, *a.named)
+}
+
+func (a *atom) containsAddress(addr netip.Addr) bool {
+	if !a.cidr.Prefix.Contains(addr) {
+		return false
+	}
+	return !slices.ContainsFunc(a.cidr.Except, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// acquireAtom returns the atom, made and evaluated against every profile if it is new.
+func (c *Cluster) acquireAtom(p peer, named *podPort) *atom {
+	id := p.atomID(named)
+	a := c.atoms[id]
+	if a == nil {
+		a = &atom{peer: p, id: id, named: named}
+		c.atoms[id] = a
+		c.addressesStale = c.addressesStale || a.byAddress()
+		for _, pr := range c.profiles {
+			if a.selects(pr) {
+				pr.selected[a] = struct{}{}
+				pr.atomIDs = nil
+				c.addressesStale = true
+			}
+		}
+	}
+	a.refs++
+	return a
+}
+
+func (c *Cluster) releaseAtom(a *atom) {
+	a.refs--
+	if a.refs > 0 {
+		return
+	}
+	delete(c.atoms, a.id)
+	c.addressesStale = c.addressesStale || a.byAddress()
+	for _, pr := range c.profiles {
+		if _, ok := pr.selected[a]; ok {
+			delete(pr.selected, a)
+			pr.atomIDs = nil
+			c.addressesStale = true
+		}
+	}
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// apply feeds one event to the cluster and notes what it makes stale.
+func (t *Translator) apply(ch change) {
+	obj := ch.after
+	if obj == nil {
+		obj = ch.before
+	}
+	gone := ch.after == nil
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		t.applyPod(ch, o)
+	case *corev1.Namespace:
+		if gone {
+			t.note(&t.pending.policy, t.cluster.DeleteNamespace(o.Name))
+		} else {
+			t.note(&t.pending.policy, t.cluster.SetNamespace(o.Name, o.Labels))
+		}
+	case *networkingv1.NetworkPolicy:
+		t.applyPolicy(o, gone)
+	case *corev1.Service:
+		if gone {
+			t.note(&t.pending.services, t.cluster.DeleteService(o.Namespace, o.Name))
+		} else {
+			t.note(&t.pending.services, t.cluster.SetService(o))
+		}
+	case *discoveryv1.EndpointSlice:
+		t.applySlice(ch, o)
+	case *corev1.Node:
+		if gone {
+			t.note(&t.pending.nodes, t.cluster.DeleteNode(o.Name))
+		} else {
+			t.note(&t.pending.nodes, t.cluster.SetNode(o))
+		}
+	}
+}
+
+// applyPod minds that an update may hide a deletion: same name, another pod.
+func (t *Translator) applyPod(ch change, pod *corev1.Pod) {
+	before, _ := ch.before.(*corev1.Pod)
+	if before != nil && (ch.after == nil || before.UID != pod.UID) {
+		t.note(&t.pending.policy, t.cluster.DeletePod(before.UID))
+	}
+	if ch.after != nil {
+		t.note(&t.pending.policy, t.cluster.SetPod(pod))
+	}
+}
+
+func (t *Translator) applyPolicy(np *networkingv1.NetworkPolicy, gone bool) {
+	if gone {
+		t.note(&t.pending.policy, t.cluster.DeleteNetworkPolicy(np.Namespace, np.Name))
+		return
+	}
+	changed, err := t.cluster.SetNetworkPolicy(np)
+	if err != nil {
+		t.log.Error("a network policy cannot be translated, its last good version stays in force", "err", err)
+	}
+	t.note(&t.pending.policy, changed)
+}
+
+// applySlice minds that a slice may move to another Service.
+func (t *Translator) applySlice(ch change, sl *discoveryv1.EndpointSlice) {
+	before, _ := ch.before.(*discoveryv1.EndpointSlice)
+	if before != nil && (ch.after == nil || sliceOwner(before) != sliceOwner(sl)) {
+		t.note(&t.pending.services, t.cluster.DeleteEndpointSlice(before))
+	}
+	if ch.after != nil {
+		t.note(&t.pending.services, t.cluster.SetEndpointSlice(sl))
+	}
+}
+
+func (t *Translator) note(flag *bool, changed bool) { *flag = *flag || changed }
+
+// register adds the handlers, all of which only queue.
+func (t *Translator) register() {
+	core := t.cfg.Informers.Core().V1()
+	handlers := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { t.enqueue(change{after: obj}) },
+		UpdateFunc: func(before, after any) { t.enqueue(change{before: before, after: after}) },
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			t.enqueue(change{before: obj})
+		},
+	}
+	for _, inf := range []cache.SharedIndexInformer{
+		core.Pods().Informer(),
+		core.Namespaces().Informer(),
+		t.cfg.Informers.Networking().V1().NetworkPolicies().Informer(),
+		core.Services().Informer(),
+		t.cfg.Informers.Discovery().V1().EndpointSlices().Informer(),
+		core.Nodes().Informer(),
+	} {
+		reg, err := inf.AddEventHandler(handlers)
+		if err != nil {
+			// Only an informer that has been stopped refuses. Run reports it.
+			t.refused = err
+			continue
+		}
+		t.synced = append(t.synced, reg.HasSyncedChecker())
+	}
+}
+
+func (t *Translator) enqueue(ch change) {
+	t.mu.Lock()
+	t.queue = append(t.queue, ch)
+	t.mu.Unlock()
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"skep.dev/skep/datapath"
+)
+
+// journalVersion is the layout of the rule journal.
+const journalVersion = 1
+
+// keptRules bounds how many retired rules stay known by name, in memory and over a restart. Conntrack entries and
+// counters that are older than that many policy changes lose their names, never get a wrong one.
+const keptRules = 16384
+
+// lostJournalGap is skipped when the journal cannot be read to its end, so that numbers it may have given out are not
+// given out again.
+const lostJournalGap = 1 << 20
+
+// RuleInfo says what a rule number stands for.
+type RuleInfo struct {
+	ID        datapath.RuleID    `json:"id"`
+	Direction datapath.Direction `json:"direction"`
+	// Policies are "namespace/name": the policy of the rule, or all that isolate the pod for a default deny.
+	Policies []string `json:"policies"`
+	// Index is the position in spec.ingress or spec.egress, or -1 for a default deny.
+	Index int `json:"index"`
+	// Generation is that of the policy, 0 for a default deny.
+	Generation int64 `json:"generation,omitempty"`
+}
+
+// DefaultDeny says that the number does not stand for a rule but for "isolated by these policies and allowed by none".
+func (i RuleInfo) DefaultDeny() bool { return i.Index < 0 }
+
+// RuleTable hands out rule numbers and remembers what they mean. Numbers only grow, also over restarts when the table has
+// a journal, so a number that a conntrack entry holds never comes to name another rule. It is safe for concurrent use.
+type RuleTable struct {
+	path string
+
+	mu      sync.Mutex // guards all below
+	next    datapath.RuleID
+	entries map[datapath.RuleID]*ruleEntry
+	byKey   map[string]*ruleEntry
+	retired []datapath.RuleID // oldest first
+	unsaved []*ruleEntry
+}
+
+type ruleEntry struct {
+	Key  string   `json:"key"`
+	Info RuleInfo `json:"info"`
+	refs int
+}
+
+// journalHeader is the first line of the journal; the entries follow, one per line.
+type journalHeader struct {
+	Version int             `json:"version"`
+	Next    datapath.RuleID `json:"next"`
+}
+
+// NewRuleTable returns a table that continues the journal at path, or one that lives in memory only when path is empty.
+// A damaged journal is not an error: what can be read is kept, and numbers go on well behind it.
+func NewRuleTable(path string) (*RuleTable, error) {
+	t := &RuleTable{path: path, next: 1, entries: map[datapath.RuleID]*ruleEntry{}, byKey: map[string]*ruleEntry{}}
+	if path == "" {
+		return t, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read rule journal: %w", err)
+	}
+	if err == nil {
+		t.load(b)
+	}
+	return t, t.rewrite()
+}
+
+// Lookup returns what a rule number stands for.
+func (t *RuleTable) Lookup(id datapath.RuleID) (RuleInfo, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[id]
+	if !ok {
+		return RuleInfo{}, false
+	}
+	return e.Info, true
+}
+
+// List returns every rule that is known by name, by number.
+func (t *RuleTable) List() []RuleInfo {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]RuleInfo, 0, len(t.entries))
+	for _, e := range t.entries {
+		out = append(out, e.Info)
+	}
+	slices.SortFunc(out, func(a, b RuleInfo) int { return int(int64(a.ID) - int64(b.ID)) })
+	return out
+}
+
+// Flush appends new entries to the journal. It must return before the datapath learns the numbers.
+func (t *RuleTable) Flush() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.path == "" || len(t.unsaved) == 0 {
+		t.unsaved = nil
+		return nil
+	}
+	var b bytes.Buffer
+	if err := encodeLines(&b, t.unsaved); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(t.path, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open rule journal: %w", err)
+	}
+	_, err = f.Write(b.Bytes())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write rule journal: %w", err)
+	}
+	t.unsaved = nil
+	return nil
+}
+
+// ruleID numbers one rule of one version of a policy.
+func (t *RuleTable) ruleID(p *policy, dir datapath.Direction, index int) datapath.RuleID {
+	key := fmt.Sprintf("rule/%s/%d/%d/%d", p.uid, dir, index, p.generation)
+	e := t.acquire(key, func() RuleInfo {
+		return RuleInfo{Direction: dir, Policies: []string{p.namespace + "/" + p.name}, Index: index, Generation: p.generation}
+	})
+	return e.Info.ID
+}
+
+// retirePolicy gives up the numbers that a version of a policy used.
+func (t *RuleTable) retirePolicy(p *policy) {
+	for _, s := range p.sides {
+		if s == nil {
+			continue
+		}
+		for _, r := range s.rules {
+			t.release(r.id)
+		}
+	}
+}
+
+// acquireIsolation numbers the default deny of pods that exactly these policies isolate.
+func (t *RuleTable) acquireIsolation(dir datapath.Direction, isolating []*policy) datapath.RuleID {
+	names := make([]string, len(isolating))
+	h := sha256.New()
+	for i, p := range isolating {
+		names[i] = p.namespace + "/" + p.name
+		fmt.Fprintf(h, "%s\n", p.uid)
+	}
+	key := fmt.Sprintf("isolation/%d/%s", dir, hex.EncodeToString(h.Sum(nil)[:16]))
+	e := t.acquire(key, func() RuleInfo { return RuleInfo{Direction: dir, Policies: names, Index: -1} })
+	return e.Info.ID
+}
+
+func (t *RuleTable) releaseIsolation(id datapath.RuleID) { t.release(id) }
+
+func (t *RuleTable) acquire(key string, info func() RuleInfo) *ruleEntry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.byKey[key]
+	if e == nil {
+		e = &ruleEntry{Key: key, Info: info()}
+		e.Info.ID = t.next
+		t.next++
+		t.entries[e.Info.ID], t.byKey[key] = e, e
+		t.unsaved = append(t.unsaved, e)
+	}
+	e.refs++
+	return e
+}
+
+func (t *RuleTable) release(id datapath.RuleID) {
+	if id == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[id]
+	if e == nil {
+		return
+	}
+	if e.refs--; e.refs == 0 {
+		t.retired = append(t.retired, id)
+		t.prune()
+	}
+}
+
+// prune forgets the names that were given up the longest ago. An entry may have come back into use since, or be in the
+// list twice.
+func (t *RuleTable) prune() {
+	for len(t.retired) > keptRules {
+		if e := t.entries[t.retired[0]]; e != nil && e.refs <= 0 {
+			delete(t.entries, e.Info.ID)
+			delete(t.byKey, e.Key)
+		}
+		t.retired = t.retired[1:]
+	}
+}
+
+// load reads a journal. Nothing in it is in use yet: policies that are still there take their numbers up again by key.
+func (t *RuleTable) load(b []byte) {
+	lines := bufio.NewScanner(bytes.NewReader(b))
+	lines.Buffer(nil, len(b)+1)
+	var head journalHeader
+	intact := lines.Scan() && json.Unmarshal(lines.Bytes(), &head) == nil && head.Version == journalVersion
+	t.next = max(head.Next, 1)
+	for intact && lines.Scan() {
+		e := &ruleEntry{}
+		if json.Unmarshal(lines.Bytes(), e) != nil || e.Info.ID == 0 || e.Key == "" {
+			intact = false
+			break
+		}
+		t.entries[e.Info.ID], t.byKey[e.Key] = e, e
+		t.retired = append(t.retired, e.Info.ID)
+		t.next = max(t.next, e.Info.ID+1)
+	}
+	if !intact {
+		t.next += lostJournalGap
+	}
+	t.prune()
+}
+
+// rewrite starts the journal anew with what is known, so that it does not grow over restarts.
+func (t *RuleTable) rewrite() error {
+	var b bytes.Buffer
+	if err := json.NewEncoder(&b).Encode(journalHeader{Version: journalVersion, Next: t.next}); err != nil {
+		return fmt.Errorf("encode rule journal: %w", err)
+	}
+	known := make([]*ruleEntry, 0, len(t.entries))
+	for _, e := range t.entries {
+		known = append(known, e)
+	}
+	slices.SortFunc(known, func(a, b *ruleEntry) int { return strings.Compare(a.Key, b.Key) })
+	if err := encodeLines(&b, known); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(t.path), 0o755); err != nil {
+		return fmt.Errorf("write rule journal: %w", err)
+	}
+	if err := os.WriteFile(t.path+".new", b.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("write rule journal: %w", err)
+	}
+	if err := os.Rename(t.path+".new", t.path); err != nil {
+		return fmt.Errorf("write rule journal: %w", err)
+	}
+	return nil
+}
+
+func encodeLines(b *bytes.Buffer, entries []*ruleEntry) error {
+	enc := json.NewEncoder(b)
+	for _, e := range entries {
+		if err := enc.Encode(e); err != nil {
+			return fmt.Errorf("encode rule journal: %w", err)
+		}
+	}
+	return nil
+}

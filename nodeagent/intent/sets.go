@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"hash"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"skep.dev/skep/datapath"
+)
+
+// profileSets are the two policy sets of a profile with what they hold on to.
+type profileSets struct {
+	sets  [2]datapath.PolicySet
+	atoms []*atom
+	// named are the port names whose meaning depends on the peers.
+	named map[namedPort]bool
+	stale bool
+}
+
+// Policy renders the whole policy of this node. The result is never changed afterwards, and shares what did not change
+// with the results before.
+func (c *Cluster) Policy() *datapath.PolicyState {
+	state := &datapath.PolicyState{
+		CIDRs:     map[datapath.AtomID]datapath.CIDR{},
+		Sets:      map[datapath.SetID]datapath.PolicySet{},
+		Endpoints: map[datapath.EndpointID]datapath.EndpointPolicy{},
+	}
+	c.buildStale()
+	for _, p := range c.pods {
+		if !p.local || p.profile == nil {
+			continue
+		}
+		s := &p.profile.sets.sets
+		state.Endpoints[datapath.EndpointID(p.uid)] = datapath.EndpointPolicy{Ingress: s[datapath.Ingress].ID, Egress: s[datapath.Egress].ID}
+		for _, set := range s {
+			state.Sets[set.ID] = set
+		}
+	}
+	for id, a := range c.atoms {
+		if a.cidr != nil && a.named == nil {
+			state.CIDRs[id] = *a.cidr
+		}
+	}
+	state.Addresses = c.renderAddresses()
+	return state
+}
+
+// EnforcedWith lists the local pods whose own traffic and whose addresses as a peer are settled once the policy that
+// Policy renders now is in force. A hostNetwork pod needs nothing.
+func (c *Cluster) EnforcedWith() map[datapath.EndpointID]bool {
+	out := map[datapath.EndpointID]bool{}
+	for _, p := range c.pods {
+		if p.local && (p.hostNetwork || len(p.addrs) > 0) {
+			out[datapath.EndpointID(p.uid)] = true
+		}
+	}
+	return out
+}
+
+// buildStale builds the sets that are missing or stale. Atoms of the new sets are acquired before those of the old are
+// released, so that one that stays is not evaluated again.
+func (c *Cluster) buildStale() {
+	for _, pr := range c.profiles {
+		if pr.local == 0 || (pr.sets != nil && !pr.sets.stale) {
+			continue
+		}
+		old := pr.sets
+		pr.sets = c.buildSets(pr)
+		c.releaseSets(old)
+	}
+}
+
+func (pr *profile) markStale() {
+	if pr.sets != nil {
+		pr.sets.stale = true
+	}
+}
+
+// staleByName marks the sets in which a port name is split by number.
+func (c *Cluster) staleByName(np namedPort) {
+	for _, pr := range c.profiles {
+		if pr.sets != nil && pr.sets.named[np] {
+			pr.sets.stale = true
+		}
+	}
+}
+
+func (c *Cluster) dropSets(pr *profile) {
+	c.releaseSets(pr.sets)
+	pr.sets = nil
+}
+
+func (c *Cluster) releaseSets(s *profileSets) {
+	if s == nil {
+		return
+	}
+	for _, a := range s.atoms {
+		c.releaseAtom(a)
+	}
+	for _, set := range s.sets {
+		c.rules.releaseIsolation(set.DefaultRule)
+	}
+}
+
+func (c *Cluster) buildSets(pr *profile) *profileSets {
+	b := &setBuilder{c: c, pr: pr, out: &profileSets{named: map[namedPort]bool{}}}
+	selecting := c.policiesFor(pr)
+	for _, dir := range []datapath.Direction{datapath.Ingress, datapath.Egress} {
+		b.out.sets[dir] = b.build(dir, selecting)
+	}
+	return b.out
+}
+
+// policiesFor lists the policies that select a profile, by name.
+func (c *Cluster) policiesFor(pr *profile) []*policy {
+	var out []*policy
+	for _, p := range c.policies[pr.namespace] {
+		if p.subject.Matches(pr.labels) {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b *policy) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// setBuilder builds the sets of one profile and collects what they hold.
+type setBuilder struct {
+	c   *Cluster
+	pr  *profile
+	out *profileSets
+}
+
+func (b *setBuilder) build(dir datapath.Direction, selecting []*policy) datapath.PolicySet {
+	set := datapath.PolicySet{Direction: dir, Default: datapath.Allow}
+	var isolating []*policy
+	for _, p := range selecting {
+		side := p.sides[dir]
+		if side == nil {
+			continue
+		}
+		isolating = append(isolating, p)
+		for i, r := range side.rules {
+			if r.id == 0 {
+				r.id = b.c.rules.ruleID(p, dir, i)
+			}
+			set.Rules = append(set.Rules, b.expand(dir, r)...)
+		}
+	}
+	if len(isolating) > 0 {
+		set.Default = datapath.Deny
+		set.DefaultRule = b.c.rules.acquireIsolation(dir, isolating)
+	}
+	set.ID = setID(set)
+	return set
+}
+
+// expand turns a rule into the entries of a set. A port name means a number of the pod that is connected to: for ingress
+// that is the subject, so the numbers are known here. For egress it is the peer, so the rule is split into one
+// entry per number, whose peers are narrowed to the pods where the name means that number. All carry the rule's id.
+func (b *setBuilder) expand(dir datapath.Direction, r *rule) []datapath.Rule {
+	plain := datapath.Rule{ID: r.id, AnyPeer: r.anyPeer, AnyPort: r.anyPort, Ports: r.ports}
+	if dir == datapath.Ingress && len(r.named) > 0 {
+		plain.Ports = slices.Clone(r.ports)
+		for _, pp := range b.pr.ports {
+			if slices.Contains(r.named, pp.namedPort) {
+				plain.Ports = append(plain.Ports, datapath.PortRange{Protocol: pp.protocol, First: pp.number, Last: pp.number})
+			}
+		}
+	}
+	var out []datapath.Rule
+	if plain.AnyPort || len(plain.Ports) > 0 {
+		plain.Peers = b.hold(r.peers, nil)
+		out = append(out, plain)
+	}
+	if dir == datapath.Egress {
+		for _, np := range r.named {
+			out = append(out, b.split(r, np)...)
+		}
+	}
+	return out
+}
+
+func (b *setBuilder) split(r *rule, np namedPort) []datapath.Rule {
+	b.out.named[np] = true
+	peers := r.peers
+	if r.anyPeer {
+		peers = []peer{anyPod}
+	}
+	var out []datapath.Rule
+	for _, number := range slices.Sorted(maps.Keys(b.c.numbers[np])) {
+		out = append(out, datapath.Rule{
+			ID:    r.id,
+			Peers: b.hold(peers, &podPort{np, number}),
+			Ports: []datapath.PortRange{{Protocol: np.protocol, First: number, Last: number}},
+		})
+	}
+	return out
+}
+
+func (b *setBuilder) hold(peers []peer, named *podPort) []datapath.AtomID {
+	ids := make([]datapath.AtomID, 0, len(peers))
+	for _, p := range peers {
+		a := b.c.acquireAtom(p, named)
+		b.out.atoms = append(b.out.atoms, a)
+		ids = append(ids, a.id)
+	}
+	return ids
+}
+
+// renderAddresses lists the selector atoms of every pod address that has any.
+func (c *Cluster) renderAddresses() map[netip.Addr][]datapath.AtomID {
+	if !c.addressesStale {
+		return c.addresses
+	}
+	c.addressesStale = false
+	var byAddress []*atom
+	for _, a := range c.atoms {
+		if a.byAddress() {
+			byAddress = append(byAddress, a)
+		}
+	}
+	slices.SortFunc(byAddress, func(a, b *atom) int { return cmp.Compare(a.id, b.id) })
+	c.addresses = make(map[netip.Addr][]datapath.AtomID, len(c.owners))
+	for addr, claims := range c.owners {
+		pr := newest(claims).profile
+		ids := pr.renderAtoms()
+		for _, a := range byAddress {
+			if a.admitsPort(pr) && a.containsAddress(addr) {
+				ids = append(slices.Clip(ids), a.id) // clipped: the profile's own list is shared
+			}
+		}
+		if len(ids) > 0 {
+			c.addresses[addr] = ids
+		}
+	}
+	return c.addresses
+}
+
+func (pr *profile) renderAtoms() []datapath.AtomID {
+	if pr.atomIDs == nil {
+		pr.atomIDs = make([]datapath.AtomID, 0, len(pr.selected))
+		for a := range pr.selected {
+			pr.atomIDs = append(pr.atomIDs, a.id)
+		}
+		slices.Sort(pr.atomIDs)
+	}
+	return pr.atomIDs
+}
+
+// setID is a digest of everything that distinguishes sets.
+func setID(s datapath.PolicySet) datapath.SetID {
+	h := sha256.New()
+	writeNumbers(h, uint32(s.Direction), uint32(s.Default), uint32(s.DefaultRule), uint32(len(s.Rules)))
+	for _, r := range s.Rules {
+		writeNumbers(h, uint32(r.ID), uint32(r.Action), boolNumber(r.AnyPeer), boolNumber(r.AnyPort), uint32(len(r.Peers)), uint32(len(r.Ports)))
+		for _, p := range r.Ports {
+			writeNumbers(h, uint32(p.Protocol), uint32(p.First), uint32(p.Last))
+		}
+		for _, p := range r.Peers {
+			writeNumbers(h, uint32(len(p)))
+			h.Write([]byte(p))
+		}
+	}
+	return datapath.SetID(hex.EncodeToString(h.Sum(nil)[:16]))
+}
+
+func writeNumbers(h hash.Hash, ns ...uint32) {
+	var b [4]byte
+	for _, n := range ns {
+		binary.BigEndian.PutUint32(b[:], n)
+		h.Write(b[:])
+	}
+}
+
+func boolNumber(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}

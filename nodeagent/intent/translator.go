@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"skep.dev/skep/datapath"
+)
+
+// minInterval is the least time between two hand-overs. The first change after a pause goes out at once.
+const minInterval = 10 * time.Millisecond
+
+// Retries of a failed hand-over double their distance between these.
+const (
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 5 * time.Second
+)
+
+// Config is what a Translator needs. All fields but RulesPath and Logger are required.
+type Config struct {
+	NodeName string
+	// Informers must watch all namespaces without a field or label filter: peers live anywhere.
+	Informers informers.SharedInformerFactory
+	Datapath  datapath.Datapath
+	// RulesPath is the journal of rule numbers. Without it numbers start again with every run, and conntrack entries
+	// from before a restart are attributed wrongly.
+	RulesPath string
+	Logger    *slog.Logger
+}
+
+// Translator keeps the datapath in agreement with the API.
+type Translator struct {
+	cfg   Config
+	log   *slog.Logger
+	rules *RuleTable
+	// cluster, pending and backoff belong to the goroutine of Run.
+	cluster *Cluster
+	pending stale
+	backoff time.Duration
+
+	synced  []cache.DoneChecker
+	refused error
+	wake    chan struct{}
+
+	mu    sync.Mutex // guards queue, enforced and renewed
+	queue []change
+	// enforced are the pods that the policy in force covers; renewed is closed and replaced whenever it changes.
+	enforced map[datapath.EndpointID]bool
+	renewed  chan struct{}
+}
+
+// change is one event of an informer. After is nil for a deletion.
+type change struct{ before, after any }
+
+// stale says what has to be handed over.
+type stale struct{ nodes, policy, services bool }
+
+func (s stale) any() bool { return s.nodes || s.policy || s.services }
+
+// New registers with the informers and starts nothing.
+func New(cfg Config) *Translator {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &Translator{
+		cfg:      cfg,
+		log:      cfg.Logger.With("component", "intent"),
+		wake:     make(chan struct{}, 1),
+		enforced: map[datapath.EndpointID]bool{},
+		renewed:  make(chan struct{}),
+	}
+	var err error
+	if t.rules, err = NewRuleTable(cfg.RulesPath); err != nil {
+		t.log.Error("rule numbers will not outlive this process", "err", err)
+		t.rules, _ = NewRuleTable("") // cannot fail without a path
+	}
+	t.cluster = NewCluster(cfg.NodeName, t.rules)
+	// What every hand-over starts from: even an empty cluster has a policy, and pods wait for it.
+	t.pending = stale{nodes: true, policy: true, services: true}
+	t.register()
+	return t
+}
+
+// Rules is the table of rule numbers, for status output and event decoding.
+func (t *Translator) Rules() *RuleTable { return t.rules }
+
+// Run hands over until ctx ends, and then returns nil. An error means that the informers cannot be used.
+func (t *Translator) Run(ctx context.Context) error {
+	if t.refused != nil {
+		return fmt.Errorf("intent: listen to informers: %w", t.refused)
+	}
+	t.cfg.Informers.Start(ctx.Done())
+	if !cache.WaitFor(ctx, "", t.synced...) {
+		return nil // ctx has ended
+	}
+	t.log.Info("caches are synced")
+	var last time.Time
+	for {
+		t.drain()
+		if t.pending.any() {
+			if wait := time.Until(last.Add(minInterval)); wait > 0 {
+				if !sleep(ctx, wait) {
+					return nil
+				}
+				t.drain()
+			}
+			t.handOver(ctx)
+			last = time.Now()
+		}
+		if !t.await(ctx) {
+			return nil
+		}
+	}
+}
+
+// WaitEnforced blocks until the policy that judges the pod is in force on this node and so are the sets that name it as
+// a peer. The latter needs the pod's addresses in the API, so write status.podIPs first. The caller bounds the wait.
+func (t *Translator) WaitEnforced(ctx context.Context, uid string) error {
+	for {
+		t.mu.Lock()
+		done, renewed := t.enforced[datapath.EndpointID(uid)], t.renewed
+		t.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-renewed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the policy of pod %s: %w", uid, ctx.Err())
+		}
+	}
+}
+
+// await blocks until there is something to do, and reports false when ctx has ended.
+func (t *Translator) await(ctx context.Context) bool {
+	var retry <-chan time.Time
+	if t.pending.any() {
+		timer := time.NewTimer(t.backoff)
+		defer timer.Stop()
+		retry = timer.C
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.wake:
+		return true
+	case <-retry:
+		return true
+	}
+}
+
+// drain applies all events that wait.
+func (t *Translator) drain() {
+	t.mu.Lock()
+	queue := t.queue
+	t.queue = nil
+	t.mu.Unlock()
+	for _, ch := range queue {
+		t.apply(ch)
+	}
+}
+
+// handOver gives the datapath what is stale. What fails stays stale and is retried; the rest goes on.
+func (t *Translator) handOver(ctx context.Context) {
+	began := time.Now()
+	var errs []error
+	if t.pending.nodes {
+		err := t.cfg.Datapath.SetNodes(ctx, t.cluster.Nodes())
+		t.pending.nodes = err != nil
+		errs = append(errs, err)
+	}
+	if t.pending.policy {
+		err := t.handOverPolicy(ctx)
+		t.pending.policy = err != nil
+		errs = append(errs, err)
+	}
+	if t.pending.services {
+		err := t.cfg.Datapath.SetServices(ctx, t.cluster.Services())
+		t.pending.services = err != nil
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.backoff = min(max(2*t.backoff, firstRetry), lastRetry)
+		if ctx.Err() == nil {
+			t.log.Warn("the datapath keeps its last good state in part", "err", err, "retry", t.backoff)
+		}
+		return
+	}
+	t.backoff = 0
+	t.log.Debug("handed over", "took", time.Since(began))
+}
+
+func (t *Translator) handOverPolicy(ctx context.Context) error {
+	state := t.cluster.Policy()
+	if err := t.rules.Flush(); err != nil {
+		// A disk that is full must not stop policy from being enforced; what suffers is attribution after a restart.
+		t.log.Error("rule numbers are not saved", "err", err)
+	}
+	if err := t.cfg.Datapath.SetPolicy(ctx, state); err != nil {
+		return fmt.Errorf("set policy: %w", err)
+	}
+	t.mu.Lock()
+	t.enforced = t.cluster.EnforcedWith()
+	close(t.renewed)
+	t.renewed = make(chan struct{})
+	t.mu.Unlock()
+	return nil
+}
+
+// sleep waits for d and reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
