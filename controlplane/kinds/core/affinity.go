@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 func validateAffinity(a *corev1.Affinity, path *field.Path) field.ErrorList {
@@ -81,7 +83,7 @@ func validateNodeTerm(t *corev1.NodeSelectorTerm, path *field.Path) field.ErrorL
 			continue
 		}
 		for j, name := range r.Values {
-			errs = append(errs, invalid(at.Child("values").Index(j), name, validation.IsDNS1123Subdomain(name))...)
+			errs = append(errs, check.Invalid(at.Child("values").Index(j), name, validation.IsDNS1123Subdomain(name))...)
 		}
 	}
 	return errs
@@ -124,10 +126,10 @@ func validatePodTerms(required []corev1.PodAffinityTerm, preferred []corev1.Weig
 }
 
 func validatePodTerm(t *corev1.PodAffinityTerm, path *field.Path) field.ErrorList {
-	errs := validateSelector(t.LabelSelector, path.Child("labelSelector"))
-	errs = append(errs, validateSelector(t.NamespaceSelector, path.Child("namespaceSelector"))...)
+	errs := check.Selector(t.LabelSelector, path.Child("labelSelector"))
+	errs = append(errs, check.Selector(t.NamespaceSelector, path.Child("namespaceSelector"))...)
 	for _, name := range t.Namespaces {
-		errs = append(errs, invalid(path.Child("namespace"), name, validation.IsDNS1123Label(name))...)
+		errs = append(errs, check.Invalid(path.Child("namespace"), name, validation.IsDNS1123Label(name))...)
 	}
 	errs = append(errs, validateLabelKeys(t.MatchLabelKeys, path.Child("matchLabelKeys"))...)
 	errs = append(errs, validateLabelKeys(t.MismatchLabelKeys, path.Child("mismatchLabelKeys"))...)
@@ -161,7 +163,7 @@ func validateTolerations(tolerations []corev1.Toleration, path *field.Path) fiel
 		}
 		errs = append(errs, validateTolerationValue(t, at.Child("operator"))...)
 		if t.Effect != "" {
-			errs = append(errs, oneOf(at.Child("effect"), t.Effect,
+			errs = append(errs, check.OneOf(at.Child("effect"), t.Effect,
 				corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)...)
 		}
 	}
@@ -212,7 +214,7 @@ func validateSpread(constraints []corev1.TopologySpreadConstraint, path *field.P
 }
 
 func validateSpreadOptions(c *corev1.TopologySpreadConstraint, path *field.Path) field.ErrorList {
-	errs := validateSelector(c.LabelSelector, path.Child("labelSelector"))
+	errs := check.Selector(c.LabelSelector, path.Child("labelSelector"))
 	errs = append(errs, validateLabelKeys(c.MatchLabelKeys, path.Child("matchLabelKeys"))...)
 	if d := c.MinDomains; d != nil {
 		if *d <= 0 {
@@ -224,10 +226,10 @@ func validateSpreadOptions(c *corev1.TopologySpreadConstraint, path *field.Path)
 		}
 	}
 	if p := c.NodeAffinityPolicy; p != nil {
-		errs = append(errs, oneOf(path.Child("nodeAffinityPolicy"), *p, corev1.NodeInclusionPolicyIgnore, corev1.NodeInclusionPolicyHonor)...)
+		errs = append(errs, check.OneOf(path.Child("nodeAffinityPolicy"), *p, corev1.NodeInclusionPolicyIgnore, corev1.NodeInclusionPolicyHonor)...)
 	}
 	if p := c.NodeTaintsPolicy; p != nil {
-		errs = append(errs, oneOf(path.Child("nodeTaintsPolicy"), *p, corev1.NodeInclusionPolicyIgnore, corev1.NodeInclusionPolicyHonor)...)
+		errs = append(errs, check.OneOf(path.Child("nodeTaintsPolicy"), *p, corev1.NodeInclusionPolicyIgnore, corev1.NodeInclusionPolicyHonor)...)
 	}
 	return errs
 }

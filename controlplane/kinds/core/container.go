@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // A scope is what the containers of one pod may refer to.
@@ -63,7 +65,7 @@ func (s scope) container(c *corev1.Container, path *field.Path) field.ErrorList 
 	if c.Name == "" {
 		errs = append(errs, field.Required(path.Child("name"), ""))
 	} else {
-		errs = append(errs, invalid(path.Child("name"), c.Name, validation.IsDNS1123Label(c.Name))...)
+		errs = append(errs, check.Invalid(path.Child("name"), c.Name, validation.IsDNS1123Label(c.Name))...)
 	}
 	// A template's image may be filled in by a webhook when the pod is made, so it may be empty there in theory; clients
 	// nevertheless expect the refusal at the workload.
@@ -72,9 +74,9 @@ func (s scope) container(c *corev1.Container, path *field.Path) field.ErrorList 
 	} else if strings.TrimSpace(c.Image) != c.Image {
 		errs = append(errs, field.Invalid(path.Child("image"), c.Image, "must not have leading or trailing whitespace"))
 	}
-	errs = append(errs, oneOf(path.Child("terminationMessagePolicy"), c.TerminationMessagePolicy,
+	errs = append(errs, check.OneOf(path.Child("terminationMessagePolicy"), c.TerminationMessagePolicy,
 		corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
-	errs = append(errs, oneOf(path.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
+	errs = append(errs, check.OneOf(path.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
 	errs = append(errs, validateContainerPorts(c.Ports, path.Child("ports"))...)
 	errs = append(errs, validateEnv(c.Env, path.Child("env"))...)
 	errs = append(errs, validateEnvFrom(c.EnvFrom, path.Child("envFrom"))...)
@@ -97,7 +99,7 @@ func (s scope) mainContainer(c *corev1.Container, path *field.Path) field.ErrorL
 // sidecar, which runs beside them and so may have probes and hooks.
 func (s scope) initContainer(c *corev1.Container, path *field.Path) field.ErrorList {
 	if c.RestartPolicy != nil {
-		errs := oneOf(path.Child("restartPolicy"), *c.RestartPolicy, corev1.ContainerRestartPolicyAlways)
+		errs := check.OneOf(path.Child("restartPolicy"), *c.RestartPolicy, corev1.ContainerRestartPolicyAlways)
 		if len(errs) > 0 {
 			return errs
 		}
@@ -155,7 +157,7 @@ func validateContainerPorts(ports []corev1.ContainerPort, path *field.Path) fiel
 		at := path.Index(i)
 		if port.Name != "" {
 			if messages := validation.IsValidPortName(port.Name); len(messages) > 0 {
-				errs = append(errs, invalid(at.Child("name"), port.Name, messages)...)
+				errs = append(errs, check.Invalid(at.Child("name"), port.Name, messages)...)
 			} else if names.Has(port.Name) {
 				errs = append(errs, field.Duplicate(at.Child("name"), port.Name))
 			}
@@ -164,21 +166,17 @@ func validateContainerPorts(ports []corev1.ContainerPort, path *field.Path) fiel
 		if port.ContainerPort == 0 {
 			errs = append(errs, field.Required(at.Child("containerPort"), ""))
 		} else {
-			errs = append(errs, portNumber(at.Child("containerPort"), port.ContainerPort)...)
+			errs = append(errs, check.Port(at.Child("containerPort"), port.ContainerPort)...)
 		}
 		if port.HostPort != 0 {
-			errs = append(errs, portNumber(at.Child("hostPort"), port.HostPort)...)
+			errs = append(errs, check.Port(at.Child("hostPort"), port.HostPort)...)
 		}
 		if port.HostIP != "" {
 			errs = append(errs, validation.IsValidIPForLegacyField(at.Child("hostIP"), port.HostIP, false, nil)...)
 		}
-		errs = append(errs, oneOf(at.Child("protocol"), port.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+		errs = append(errs, check.OneOf(at.Child("protocol"), port.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 	}
 	return errs
-}
-
-func portNumber(path *field.Path, port int32) field.ErrorList {
-	return invalid(path, port, validation.IsValidPortNum(int(port)))
 }
 
 // validateHostPorts checks that no two containers that run together ask for the same port of the node.
@@ -221,8 +219,8 @@ func validateResizePolicy(policies []corev1.ContainerResizePolicy, path *field.P
 			errs = append(errs, field.Duplicate(at, p.ResourceName))
 		}
 		seen.Insert(p.ResourceName)
-		errs = append(errs, oneOf(at, p.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)...)
-		errs = append(errs, oneOf(at, p.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)...)
+		errs = append(errs, check.OneOf(at, p.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)...)
+		errs = append(errs, check.OneOf(at, p.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)...)
 	}
 	return errs
 }

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/kinds/check"
+	"skep.dev/skep/controlplane/kinds/fill"
 )
 
 // Endpoints is the kind Endpoints.
@@ -45,7 +47,7 @@ func Endpoints() kinds.Kind {
 func defaultEndpoints(e *corev1.Endpoints) {
 	for i := range e.Subsets {
 		for j := range e.Subsets[i].Ports {
-			setDefault(&e.Subsets[i].Ports[j].Protocol, corev1.ProtocolTCP)
+			fill.Zero(&e.Subsets[i].Ports[j].Protocol, corev1.ProtocolTCP)
 		}
 	}
 }
@@ -75,19 +77,19 @@ func validateEndpointPort(p corev1.EndpointPort, needName bool, path *field.Path
 	if needName && p.Name == "" {
 		errs = append(errs, field.Required(path.Child("name"), ""))
 	} else if p.Name != "" {
-		errs = append(errs, invalid(path.Child("name"), p.Name, validation.IsDNS1123Label(p.Name))...)
+		errs = append(errs, check.Invalid(path.Child("name"), p.Name, validation.IsDNS1123Label(p.Name))...)
 	}
-	errs = append(errs, portNumber(path.Child("port"), p.Port)...)
-	return append(errs, oneOf(path.Child("protocol"), p.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+	errs = append(errs, check.Port(path.Child("port"), p.Port)...)
+	return append(errs, check.OneOf(path.Child("protocol"), p.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 }
 
 func validateEndpointAddress(a *corev1.EndpointAddress, path *field.Path) field.ErrorList {
 	errs := validation.IsValidIPForLegacyField(path.Child("ip"), a.IP, false, nil)
 	if a.Hostname != "" {
-		errs = append(errs, invalid(path.Child("hostname"), a.Hostname, validation.IsDNS1123Label(a.Hostname))...)
+		errs = append(errs, check.Invalid(path.Child("hostname"), a.Hostname, validation.IsDNS1123Label(a.Hostname))...)
 	}
 	if a.NodeName != nil {
-		errs = append(errs, invalid(path.Child("nodeName"), *a.NodeName, validation.IsDNS1123Subdomain(*a.NodeName))...)
+		errs = append(errs, check.Invalid(path.Child("nodeName"), *a.NodeName, validation.IsDNS1123Subdomain(*a.NodeName))...)
 	}
 	if len(errs) == 0 {
 		errs = append(errs, ValidateEndpointIP(a.IP, path.Child("ip"))...)

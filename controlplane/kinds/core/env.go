@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // What the downward API can show: as a variable, and as a file.
@@ -29,7 +31,7 @@ func validateEnv(vars []corev1.EnvVar, path *field.Path) field.ErrorList {
 		if v.Name == "" {
 			errs = append(errs, field.Required(at.Child("name"), ""))
 		} else {
-			errs = append(errs, invalid(at.Child("name"), v.Name, validation.IsRelaxedEnvVarName(v.Name))...)
+			errs = append(errs, check.Invalid(at.Child("name"), v.Name, validation.IsRelaxedEnvVarName(v.Name))...)
 		}
 		if v.ValueFrom != nil {
 			errs = append(errs, validateEnvSource(v, at.Child("valueFrom"))...)
@@ -80,7 +82,7 @@ func validateKeyRef(name, key string, path *field.Path) field.ErrorList {
 	if key == "" {
 		return append(errs, field.Required(path.Child("key"), ""))
 	}
-	return append(errs, invalid(path.Child("key"), key, validation.IsConfigMapKey(key))...)
+	return append(errs, check.Invalid(path.Child("key"), key, validation.IsConfigMapKey(key))...)
 }
 
 func validateFileKeyRef(ref *corev1.FileKeySelector, path *field.Path) field.ErrorList {
@@ -91,7 +93,7 @@ func validateFileKeyRef(ref *corev1.FileKeySelector, path *field.Path) field.Err
 	if ref.Key == "" {
 		errs = append(errs, field.Required(path.Child("key"), ""))
 	} else {
-		errs = append(errs, invalid(path.Child("key"), ref.Key, validation.IsRelaxedEnvVarName(ref.Key))...)
+		errs = append(errs, check.Invalid(path.Child("key"), ref.Key, validation.IsRelaxedEnvVarName(ref.Key))...)
 	}
 	return append(errs, validateLocalPath(ref.Path, path.Child("path"))...)
 }
@@ -108,9 +110,9 @@ func validateFieldRef(ref *corev1.ObjectFieldSelector, allowed sets.Set[string],
 	if name, key, ok := subscripted(ref.FieldPath); ok {
 		switch name {
 		case "metadata.annotations":
-			return invalid(at, key, validation.IsQualifiedName(strings.ToLower(key)))
+			return check.Invalid(at, key, validation.IsQualifiedName(strings.ToLower(key)))
 		case "metadata.labels":
-			return invalid(at, key, validation.IsQualifiedName(key))
+			return check.Invalid(at, key, validation.IsQualifiedName(key))
 		}
 		return field.ErrorList{field.Invalid(at, name, "does not support subscript")}
 	}
@@ -181,7 +183,7 @@ func validateEnvFrom(sources []corev1.EnvFromSource, path *field.Path) field.Err
 	for i, source := range sources {
 		at := path.Index(i)
 		if source.Prefix != "" {
-			errs = append(errs, invalid(at.Child("prefix"), source.Prefix, validation.IsRelaxedEnvVarName(source.Prefix))...)
+			errs = append(errs, check.Invalid(at.Child("prefix"), source.Prefix, validation.IsRelaxedEnvVarName(source.Prefix))...)
 		}
 		n := 0
 		if ref := source.ConfigMapRef; ref != nil {

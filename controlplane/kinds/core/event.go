@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // Event is the kind Event.
@@ -45,7 +46,7 @@ func ValidateEvent(e *corev1.Event) field.ErrorList {
 		errs = append(errs, field.Invalid(path, about, "does not match event.namespace"))
 	}
 	if e.Namespace != "" {
-		errs = append(errs, invalid(field.NewPath("namespace"), e.Namespace, validation.IsDNS1123Subdomain(e.Namespace))...)
+		errs = append(errs, check.Invalid(field.NewPath("namespace"), e.Namespace, validation.IsDNS1123Subdomain(e.Namespace))...)
 	}
 	return errs
 }
@@ -63,7 +64,7 @@ func ValidateNewEvent(e *corev1.Event) field.ErrorList {
 	}
 	required("reportingController", e.ReportingController)
 	if e.ReportingController != "" {
-		errs = append(errs, invalid(field.NewPath("reportingController"), e.ReportingController, validation.IsQualifiedName(e.ReportingController))...)
+		errs = append(errs, check.Invalid(field.NewPath("reportingController"), e.ReportingController, validation.IsQualifiedName(e.ReportingController))...)
 	}
 	required("reportingInstance", e.ReportingInstance)
 	required("action", e.Action)

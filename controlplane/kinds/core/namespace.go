@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // Namespace is the kind Namespace. Each one carries the finalizer "kubernetes" in its spec from birth, which the namespace
@@ -80,7 +81,7 @@ func ValidateNamespaceFinalizers(n *corev1.Namespace) field.ErrorList {
 	path := field.NewPath("spec", "finalizers")
 	for i, f := range n.Spec.Finalizers {
 		name := string(f)
-		errs = append(errs, invalid(path.Index(i), name, validation.IsQualifiedName(name))...)
+		errs = append(errs, check.Invalid(path.Index(i), name, validation.IsQualifiedName(name))...)
 		if !strings.Contains(name, "/") && f != corev1.FinalizerKubernetes {
 			errs = append(errs, field.Invalid(path.Index(i), name, "name is neither a standard finalizer name nor is it fully qualified"))
 		}

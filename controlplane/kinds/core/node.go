@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // Node is the kind Node.
@@ -103,7 +104,7 @@ func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
 		if messages := validation.IsValidLabelValue(t.Value); len(messages) > 0 {
 			errs = append(errs, field.Invalid(at.Child("value"), t.Value, strings.Join(messages, ";")))
 		}
-		errs = append(errs, oneOf(at.Child("effect"), t.Effect,
+		errs = append(errs, check.OneOf(at.Child("effect"), t.Effect,
 			corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)...)
 		id := identity{t.Key, t.Effect}
 		if seen.Has(id) {

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 var podSpecPath = field.NewPath("spec")
@@ -130,7 +132,7 @@ func validatePodStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	path := field.NewPath("status")
 	errs := validateConditionNames(pod.Status.Conditions, path.Child("conditions"))
 	if name := pod.Status.NominatedNodeName; name != "" {
-		errs = append(errs, invalid(path.Child("nominatedNodeName"), name, validation.IsDNS1123Subdomain(name))...)
+		errs = append(errs, check.Invalid(path.Child("nominatedNodeName"), name, validation.IsDNS1123Subdomain(name))...)
 	}
 	errs = append(errs, validateTransitions(pod, old, path.Child("containerStatuses"))...)
 	errs = append(errs, validatePodIPs(pod.Status.PodIPs, path.Child("podIPs"))...)
@@ -147,7 +149,7 @@ func validateConditionNames(conditions []corev1.PodCondition, path *field.Path) 
 		if builtin.Has(c.Type) {
 			continue
 		}
-		errs = append(errs, invalid(path.Index(i).Child("Type"), string(c.Type), validation.IsQualifiedName(string(c.Type)))...)
+		errs = append(errs, check.Invalid(path.Index(i).Child("Type"), string(c.Type), validation.IsQualifiedName(string(c.Type)))...)
 	}
 	return errs
 }

@@ -8,11 +8,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // ValidatePodTemplate checks the template of a workload.
@@ -61,11 +62,11 @@ func validatePodSpec(spec *corev1.PodSpec, path *field.Path, use specUse) field.
 }
 
 func validateRestartPolicy(policy corev1.RestartPolicy, path *field.Path) field.ErrorList {
-	return oneOf(path, policy, corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
+	return check.OneOf(path, policy, corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
 }
 
 func validateDNS(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
-	errs := oneOf(path.Child("dnsPolicy"), spec.DNSPolicy,
+	errs := check.OneOf(path.Child("dnsPolicy"), spec.DNSPolicy,
 		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
 	path = path.Child("dnsConfig")
 	config := spec.DNSConfig
@@ -103,7 +104,7 @@ func validateDNSConfig(config *corev1.PodDNSConfig, path *field.Path) field.Erro
 		// "." and a trailing dot are how resolv.conf says "absolute".
 		name := strings.TrimSuffix(search, ".")
 		if name != "" {
-			errs = append(errs, invalid(path.Child("searches").Index(i), search, validation.IsDNS1123SubdomainWithUnderscore(name))...)
+			errs = append(errs, check.Invalid(path.Child("searches").Index(i), search, validation.IsDNS1123SubdomainWithUnderscore(name))...)
 		}
 	}
 	for i, option := range config.Options {
@@ -118,12 +119,12 @@ func validateNamesInSpec(spec *corev1.PodSpec, path *field.Path) field.ErrorList
 	var errs field.ErrorList
 	subdomain := func(name, value string) {
 		if value != "" {
-			errs = append(errs, invalid(path.Child(name), value, validation.IsDNS1123Subdomain(value))...)
+			errs = append(errs, check.Invalid(path.Child(name), value, validation.IsDNS1123Subdomain(value))...)
 		}
 	}
 	label := func(name, value string) {
 		if value != "" {
-			errs = append(errs, invalid(path.Child(name), value, validation.IsDNS1123Label(value))...)
+			errs = append(errs, check.Invalid(path.Child(name), value, validation.IsDNS1123Label(value))...)
 		}
 	}
 	subdomain("serviceAccountName", spec.ServiceAccountName)
@@ -132,16 +133,16 @@ func validateNamesInSpec(spec *corev1.PodSpec, path *field.Path) field.ErrorList
 	label("hostname", spec.Hostname)
 	label("subdomain", spec.Subdomain)
 	if spec.RuntimeClassName != nil {
-		errs = append(errs, invalid(path.Child("runtimeClassName"), *spec.RuntimeClassName, validation.IsDNS1123Subdomain(*spec.RuntimeClassName))...)
+		errs = append(errs, check.Invalid(path.Child("runtimeClassName"), *spec.RuntimeClassName, validation.IsDNS1123Subdomain(*spec.RuntimeClassName))...)
 	}
 	if spec.SchedulerName != "" {
-		errs = append(errs, invalid(path.Child("schedulerName"), spec.SchedulerName, validation.IsDNS1123Subdomain(spec.SchedulerName))...)
+		errs = append(errs, check.Invalid(path.Child("schedulerName"), spec.SchedulerName, validation.IsDNS1123Subdomain(spec.SchedulerName))...)
 	}
 	if spec.PreemptionPolicy != nil {
-		errs = append(errs, oneOf(path.Child("preemptionPolicy"), *spec.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)...)
+		errs = append(errs, check.OneOf(path.Child("preemptionPolicy"), *spec.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	if spec.OS != nil {
-		errs = append(errs, oneOf(path.Child("os", "name"), spec.OS.Name, corev1.Linux, corev1.Windows)...)
+		errs = append(errs, check.OneOf(path.Child("os", "name"), spec.OS.Name, corev1.Linux, corev1.Windows)...)
 	}
 	return errs
 }
@@ -151,7 +152,7 @@ func validateHostAliases(aliases []corev1.HostAlias, path *field.Path) field.Err
 	for i, alias := range aliases {
 		errs = append(errs, validation.IsValidIP(path.Index(i).Child("ip"), alias.IP)...)
 		for j, name := range alias.Hostnames {
-			errs = append(errs, invalid(path.Index(i).Child("hostnames").Index(j), name, validation.IsDNS1123Subdomain(name))...)
+			errs = append(errs, check.Invalid(path.Index(i).Child("hostnames").Index(j), name, validation.IsDNS1123Subdomain(name))...)
 		}
 	}
 	return errs
@@ -160,13 +161,13 @@ func validateHostAliases(aliases []corev1.HostAlias, path *field.Path) field.Err
 func validateGates(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, gate := range spec.ReadinessGates {
-		errs = append(errs, invalid(path.Child("readinessGates").Index(i).Child("conditionType"), string(gate.ConditionType),
+		errs = append(errs, check.Invalid(path.Child("readinessGates").Index(i).Child("conditionType"), string(gate.ConditionType),
 			validation.IsQualifiedName(string(gate.ConditionType)))...)
 	}
 	seen := sets.New[string]()
 	for i, gate := range spec.SchedulingGates {
 		at := path.Child("schedulingGates").Index(i)
-		errs = append(errs, invalid(at, gate.Name, validation.IsQualifiedName(gate.Name))...)
+		errs = append(errs, check.Invalid(at, gate.Name, validation.IsQualifiedName(gate.Name))...)
 		if seen.Has(gate.Name) {
 			errs = append(errs, field.Duplicate(at, gate.Name))
 		}
@@ -176,31 +177,4 @@ func validateGates(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		errs = append(errs, field.Forbidden(path.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
 	return errs
-}
-
-// invalid makes one error of each message.
-func invalid(path *field.Path, value any, messages []string) field.ErrorList {
-	var errs field.ErrorList
-	for _, message := range messages {
-		errs = append(errs, field.Invalid(path, value, message))
-	}
-	return errs
-}
-
-// oneOf checks a required field with a closed set of values.
-func oneOf[T ~string](path *field.Path, value T, allowed ...T) field.ErrorList {
-	if value == "" {
-		return field.ErrorList{field.Required(path, "")}
-	}
-	for _, a := range allowed {
-		if value == a {
-			return nil
-		}
-	}
-	return field.ErrorList{field.NotSupported(path, value, allowed)}
-}
-
-// validateSelector checks a label selector with the rules that all kinds share.
-func validateSelector(selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
-	return metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, path)
 }

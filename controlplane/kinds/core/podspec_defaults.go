@@ -6,7 +6,8 @@ import (
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
-	"k8s.io/utils/ptr"
+
+	"skep.dev/skep/controlplane/kinds/fill"
 )
 
 // DefaultPodTemplate fills the absent fields of a template, as every workload kind carries one.
@@ -15,10 +16,10 @@ func DefaultPodTemplate(t *corev1.PodTemplateSpec) { defaultPodSpec(&t.Spec) }
 // defaultPodSpec fills what a pod and a template have in common. What only a pod gets is in defaultPod: a
 // template stays as its author wrote it there, so that the pods made from it decide.
 func defaultPodSpec(spec *corev1.PodSpec) {
-	setDefault(&spec.DNSPolicy, corev1.DNSClusterFirst)
-	setDefault(&spec.RestartPolicy, corev1.RestartPolicyAlways)
-	setDefault(&spec.SchedulerName, corev1.DefaultSchedulerName)
-	setDefaultPtr(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
+	fill.Zero(&spec.DNSPolicy, corev1.DNSClusterFirst)
+	fill.Zero(&spec.RestartPolicy, corev1.RestartPolicyAlways)
+	fill.Zero(&spec.SchedulerName, corev1.DefaultSchedulerName)
+	fill.Nil(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
 	if spec.SecurityContext == nil {
 		spec.SecurityContext = &corev1.PodSecurityContext{}
 	}
@@ -40,7 +41,7 @@ func defaultPodSpec(spec *corev1.PodSpec) {
 // defaultPod fills a pod. Requests follow limits here and not in templates.
 func defaultPod(pod *corev1.Pod) {
 	defaultPodSpec(&pod.Spec)
-	setDefaultPtr(&pod.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
+	fill.Nil(&pod.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
 			requestWhatIsLimited(&containers[i].Resources)
@@ -67,7 +68,7 @@ func defaultHostPorts(containers []corev1.Container) {
 	for i := range containers {
 		for j := range containers[i].Ports {
 			port := &containers[i].Ports[j]
-			setDefault(&port.HostPort, port.ContainerPort)
+			fill.Zero(&port.HostPort, port.ContainerPort)
 		}
 	}
 }
@@ -105,11 +106,11 @@ func defaultPodLevelRequests(pod *corev1.Pod) {
 }
 
 func defaultContainer(c *corev1.Container) {
-	setDefault(&c.ImagePullPolicy, pullPolicyFor(c.Image))
-	setDefault(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
-	setDefault(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
+	fill.Zero(&c.ImagePullPolicy, pullPolicyFor(c.Image))
+	fill.Zero(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
+	fill.Zero(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
 	for i := range c.Ports {
-		setDefault(&c.Ports[i].Protocol, corev1.ProtocolTCP)
+		fill.Zero(&c.Ports[i].Protocol, corev1.ProtocolTCP)
 	}
 	for i := range c.Env {
 		defaultEnv(c.Env[i].ValueFrom)
@@ -127,7 +128,7 @@ func defaultContainer(c *corev1.Container) {
 		}
 	}
 	if c.SecurityContext != nil {
-		setDefaultPtr(&c.SecurityContext.ProcMount, corev1.DefaultProcMount)
+		fill.Nil(&c.SecurityContext.ProcMount, corev1.DefaultProcMount)
 	}
 }
 
@@ -150,13 +151,13 @@ func defaultEnv(source *corev1.EnvVarSource) {
 	}
 	defaultFieldRef(source.FieldRef)
 	if source.FileKeyRef != nil {
-		setDefaultPtr(&source.FileKeyRef.Optional, false)
+		fill.Nil(&source.FileKeyRef.Optional, false)
 	}
 }
 
 func defaultFieldRef(ref *corev1.ObjectFieldSelector) {
 	if ref != nil {
-		setDefault(&ref.APIVersion, "v1")
+		fill.Zero(&ref.APIVersion, "v1")
 	}
 }
 
@@ -164,20 +165,20 @@ func defaultProbe(p *corev1.Probe) {
 	if p == nil {
 		return
 	}
-	setDefault(&p.TimeoutSeconds, 1)
-	setDefault(&p.PeriodSeconds, 10)
-	setDefault(&p.SuccessThreshold, 1)
-	setDefault(&p.FailureThreshold, 3)
+	fill.Zero(&p.TimeoutSeconds, 1)
+	fill.Zero(&p.PeriodSeconds, 10)
+	fill.Zero(&p.SuccessThreshold, 1)
+	fill.Zero(&p.FailureThreshold, 3)
 	defaultHTTPGet(p.HTTPGet)
 	if p.GRPC != nil {
-		setDefaultPtr(&p.GRPC.Service, "")
+		fill.Nil(&p.GRPC.Service, "")
 	}
 }
 
 func defaultHTTPGet(get *corev1.HTTPGetAction) {
 	if get != nil {
-		setDefault(&get.Path, "/")
-		setDefault(&get.Scheme, corev1.URISchemeHTTP)
+		fill.Zero(&get.Path, "/")
+		fill.Zero(&get.Scheme, corev1.URISchemeHTTP)
 	}
 }
 
@@ -187,18 +188,5 @@ func roundResources(list corev1.ResourceList) {
 	for name, quantity := range list {
 		quantity.RoundUp(milli)
 		list[name] = quantity
-	}
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
-func setDefaultPtr[T any](field **T, value T) {
-	if *field == nil {
-		*field = ptr.To(value)
 	}
 }

@@ -7,9 +7,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 func (s scope) probes(c *corev1.Container, path *field.Path) field.ErrorList {
@@ -102,9 +103,9 @@ func (s scope) handler(h handler, path *field.Path) field.ErrorList {
 	})
 	action("httpGet", h.httpGet != nil, func(at *field.Path) field.ErrorList { return validateHTTPGet(h.httpGet, at) })
 	action("tcpSocket", h.tcpSocket != nil, func(at *field.Path) field.ErrorList {
-		return validatePortNumberOrName(h.tcpSocket.Port, at.Child("port"))
+		return check.PortOrName(at.Child("port"), h.tcpSocket.Port)
 	})
-	action("grpc", h.grpc != nil, func(at *field.Path) field.ErrorList { return portNumber(at.Child("port"), h.grpc.Port) })
+	action("grpc", h.grpc != nil, func(at *field.Path) field.ErrorList { return check.Port(at.Child("port"), h.grpc.Port) })
 	action("sleep", h.sleep != nil, func(at *field.Path) field.ErrorList {
 		if h.sleep.Seconds < 0 || h.sleep.Seconds > s.graceSeconds {
 			return field.ErrorList{field.Invalid(at, h.sleep.Seconds,
@@ -123,17 +124,10 @@ func validateHTTPGet(get *corev1.HTTPGetAction, path *field.Path) field.ErrorLis
 	if get.Path == "" {
 		errs = append(errs, field.Required(path.Child("path"), ""))
 	}
-	errs = append(errs, validatePortNumberOrName(get.Port, path.Child("port"))...)
-	errs = append(errs, oneOf(path.Child("scheme"), get.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)...)
+	errs = append(errs, check.PortOrName(path.Child("port"), get.Port)...)
+	errs = append(errs, check.OneOf(path.Child("scheme"), get.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)...)
 	for _, header := range get.HTTPHeaders {
-		errs = append(errs, invalid(path.Child("httpHeaders"), header.Name, validation.IsHTTPHeaderName(header.Name))...)
+		errs = append(errs, check.Invalid(path.Child("httpHeaders"), header.Name, validation.IsHTTPHeaderName(header.Name))...)
 	}
 	return errs
-}
-
-func validatePortNumberOrName(port intstr.IntOrString, path *field.Path) field.ErrorList {
-	if port.Type == intstr.Int {
-		return invalid(path, port.IntValue(), validation.IsValidPortNum(port.IntValue()))
-	}
-	return invalid(path, port.StrVal, validation.IsValidPortName(port.StrVal))
 }

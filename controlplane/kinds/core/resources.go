@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 var (
@@ -72,7 +74,7 @@ func validateAmounts(list corev1.ResourceList, path *field.Path, validateName fu
 
 // ValidateResourceName checks the form of a resource name.
 func ValidateResourceName(name string, path *field.Path) field.ErrorList {
-	errs := invalid(path, name, validation.IsQualifiedName(name))
+	errs := check.Invalid(path, name, validation.IsQualifiedName(name))
 	if len(errs) == 0 && !strings.Contains(name, "/") && !isHugePages(corev1.ResourceName(name)) &&
 		!standardResources.Has(corev1.ResourceName(name)) && !strings.HasPrefix(name, "attachable-volumes-") {
 		errs = append(errs, field.Invalid(path, name, "must be a standard resource type or fully qualified"))
@@ -81,7 +83,7 @@ func ValidateResourceName(name string, path *field.Path) field.ErrorList {
 }
 
 func validateContainerResourceName(name string, path *field.Path) field.ErrorList {
-	if errs := invalid(path, name, validation.IsQualifiedName(name)); len(errs) > 0 {
+	if errs := check.Invalid(path, name, validation.IsQualifiedName(name)); len(errs) > 0 {
 		return errs
 	}
 	if !strings.Contains(name, "/") {

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/kinds/check"
+	"skep.dev/skep/controlplane/kinds/fill"
 )
 
 // Secret is the kind Secret.
@@ -44,7 +46,7 @@ func Secret() kinds.Kind {
 
 // defaultSecret also moves stringData into data: it is a convenience of requests and never stored or shown.
 func defaultSecret(s *corev1.Secret) {
-	setDefault(&s.Type, corev1.SecretTypeOpaque)
+	fill.Zero(&s.Type, corev1.SecretTypeOpaque)
 	mergeStringData(s)
 }
 
@@ -71,7 +73,7 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 	data := field.NewPath("data")
 	size := 0
 	for key, value := range s.Data {
-		errs = append(errs, invalid(data.Key(key), key, validation.IsConfigMapKey(key))...)
+		errs = append(errs, check.Invalid(data.Key(key), key, validation.IsConfigMapKey(key))...)
 		size += len(value)
 	}
 	if size > corev1.MaxSecretSize {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/kinds/fill"
 )
 
 // Service is the kind Service. Its addresses and node ports are allocated by the server.
@@ -45,8 +46,8 @@ func Service() kinds.Kind {
 
 func defaultService(s *corev1.Service) {
 	spec := &s.Spec
-	setDefault(&spec.Type, corev1.ServiceTypeClusterIP)
-	setDefault(&spec.SessionAffinity, corev1.ServiceAffinityNone)
+	fill.Zero(&spec.Type, corev1.ServiceTypeClusterIP)
+	fill.Zero(&spec.SessionAffinity, corev1.ServiceAffinityNone)
 	switch spec.SessionAffinity {
 	case corev1.ServiceAffinityNone:
 		spec.SessionAffinityConfig = nil
@@ -58,19 +59,19 @@ func defaultService(s *corev1.Service) {
 	}
 	for i := range spec.Ports {
 		port := &spec.Ports[i]
-		setDefault(&port.Protocol, corev1.ProtocolTCP)
+		fill.Zero(&port.Protocol, corev1.ProtocolTCP)
 		if port.TargetPort == intstr.FromInt32(0) || port.TargetPort == intstr.FromString("") {
 			port.TargetPort = intstr.FromInt32(port.Port)
 		}
 	}
 	if externallyReachable(spec) {
-		setDefault(&spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
+		fill.Zero(&spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
 	}
 	if hasClusterIP(spec) {
-		setDefaultPtr(&spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
+		fill.Nil(&spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
 	}
 	if spec.Type == corev1.ServiceTypeLoadBalancer {
-		setDefaultPtr(&spec.AllocateLoadBalancerNodePorts, true)
+		fill.Nil(&spec.AllocateLoadBalancerNodePorts, true)
 	}
 }
 
@@ -120,7 +121,7 @@ func keepAllocated(spec, old *corev1.ServiceSpec) {
 		}
 	}
 	if needsHealthPort(spec) && needsHealthPort(old) {
-		setDefault(&spec.HealthCheckNodePort, old.HealthCheckNodePort)
+		fill.Zero(&spec.HealthCheckNodePort, old.HealthCheckNodePort)
 	}
 }
 

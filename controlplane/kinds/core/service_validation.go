@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 func validateService(s *corev1.Service) field.ErrorList {
@@ -33,7 +35,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 }
 
 func validateServiceType(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
-	errs := oneOf(path.Child("type"), spec.Type, corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName,
+	errs := check.OneOf(path.Child("type"), spec.Type, corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName,
 		corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort)
 	switch spec.Type {
 	case corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
@@ -50,7 +52,7 @@ func validateServiceType(spec *corev1.ServiceSpec, path *field.Path) field.Error
 		if name == "" {
 			return append(errs, field.Required(path.Child("externalName"), ""))
 		}
-		errs = append(errs, invalid(path.Child("externalName"), spec.ExternalName, validation.IsDNS1123Subdomain(name))...)
+		errs = append(errs, check.Invalid(path.Child("externalName"), spec.ExternalName, validation.IsDNS1123Subdomain(name))...)
 	}
 	return errs
 }
@@ -93,13 +95,13 @@ func validateServicePort(port *corev1.ServicePort, spec *corev1.ServiceSpec, nee
 			errs = append(errs, field.Required(at.Child("name"), ""))
 		}
 	} else {
-		errs = append(errs, invalid(at.Child("name"), port.Name, validation.IsDNS1123Label(port.Name))...)
+		errs = append(errs, check.Invalid(at.Child("name"), port.Name, validation.IsDNS1123Label(port.Name))...)
 	}
-	errs = append(errs, portNumber(at.Child("port"), port.Port)...)
-	errs = append(errs, oneOf(at.Child("protocol"), port.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
-	errs = append(errs, validatePortNumberOrName(port.TargetPort, at.Child("targetPort"))...)
+	errs = append(errs, check.Port(at.Child("port"), port.Port)...)
+	errs = append(errs, check.OneOf(at.Child("protocol"), port.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+	errs = append(errs, check.PortOrName(at.Child("targetPort"), port.TargetPort)...)
 	if port.AppProtocol != nil {
-		errs = append(errs, invalid(at.Child("appProtocol"), *port.AppProtocol, validation.IsQualifiedName(*port.AppProtocol))...)
+		errs = append(errs, check.Invalid(at.Child("appProtocol"), *port.AppProtocol, validation.IsQualifiedName(*port.AppProtocol))...)
 	}
 	if port.NodePort != 0 && !hasNodePorts(spec) {
 		errs = append(errs, field.Forbidden(at.Child("nodePort"), fmt.Sprintf("may not be used when `type` is '%s'", spec.Type)))
@@ -111,7 +113,7 @@ func validateServicePort(port *corev1.ServicePort, spec *corev1.ServiceSpec, nee
 const maxAffinitySeconds = int32(86400)
 
 func validateSessionAffinity(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
-	errs := oneOf(path.Child("sessionAffinity"), spec.SessionAffinity, corev1.ServiceAffinityClientIP, corev1.ServiceAffinityNone)
+	errs := check.OneOf(path.Child("sessionAffinity"), spec.SessionAffinity, corev1.ServiceAffinityClientIP, corev1.ServiceAffinityNone)
 	config := path.Child("sessionAffinityConfig")
 	switch spec.SessionAffinity {
 	case corev1.ServiceAffinityNone:
@@ -178,7 +180,7 @@ func validateFamilies(spec *corev1.ServiceSpec, path *field.Path) field.ErrorLis
 	at := path.Child("ipFamilies")
 	seen := sets.New[corev1.IPFamily]()
 	for i, family := range spec.IPFamilies {
-		errs = append(errs, oneOf(at.Index(i), family, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
+		errs = append(errs, check.OneOf(at.Index(i), family, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
 		if seen.Has(family) {
 			errs = append(errs, field.Duplicate(at.Index(i), family))
 		}
@@ -195,7 +197,7 @@ func validateFamilies(spec *corev1.ServiceSpec, path *field.Path) field.ErrorLis
 		errs = append(errs, field.Invalid(at, spec.IPFamilies, "may only hold up to 2 values"))
 	}
 	if p := spec.IPFamilyPolicy; p != nil {
-		errs = append(errs, oneOf(path.Child("ipFamilyPolicy"), *p,
+		errs = append(errs, check.OneOf(path.Child("ipFamilyPolicy"), *p,
 			corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
 	}
 	return errs
@@ -227,17 +229,17 @@ func validateTrafficPolicies(spec *corev1.ServiceSpec, path *field.Path) field.E
 	var errs field.ErrorList
 	at := path.Child("externalTrafficPolicy")
 	if externallyReachable(spec) {
-		errs = append(errs, oneOf(at, spec.ExternalTrafficPolicy,
+		errs = append(errs, check.OneOf(at, spec.ExternalTrafficPolicy,
 			corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal)...)
 	} else if spec.ExternalTrafficPolicy != "" {
 		errs = append(errs, field.Invalid(at, spec.ExternalTrafficPolicy, "may only be set for externally-accessible services"))
 	}
 	if p := spec.InternalTrafficPolicy; p != nil {
-		errs = append(errs, oneOf(path.Child("internalTrafficPolicy"), *p,
+		errs = append(errs, check.OneOf(path.Child("internalTrafficPolicy"), *p,
 			corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
 	}
 	if p := spec.TrafficDistribution; p != nil {
-		errs = append(errs, oneOf(path.Child("trafficDistribution"), *p, corev1.ServiceTrafficDistributionPreferClose,
+		errs = append(errs, check.OneOf(path.Child("trafficDistribution"), *p, corev1.ServiceTrafficDistributionPreferClose,
 			corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferSameZone)...)
 	}
 	at = path.Child("healthCheckNodePort")
@@ -263,7 +265,7 @@ func validateLoadBalancer(spec *corev1.ServiceSpec, path *field.Path) field.Erro
 		if !balancer {
 			errs = append(errs, field.Forbidden(at, "may only be used when `type` is 'LoadBalancer'"))
 		}
-		errs = append(errs, invalid(at, *class, validation.IsQualifiedName(*class))...)
+		errs = append(errs, check.Invalid(at, *class, validation.IsQualifiedName(*class))...)
 	}
 	return errs
 }

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // validateVolumes returns the volumes that containers may mount, by name.
@@ -24,7 +26,7 @@ func validateVolumes(volumes []corev1.Volume, at *field.Path) (map[string]corev1
 		case v.Name == "":
 			bad = append(bad, field.Required(here.Child("name"), ""))
 		default:
-			bad = append(bad, invalid(here.Child("name"), v.Name, validation.IsDNS1123Label(v.Name))...)
+			bad = append(bad, check.Invalid(here.Child("name"), v.Name, validation.IsDNS1123Label(v.Name))...)
 		}
 		if _, ok := known[v.Name]; ok && v.Name != "" {
 			bad = append(bad, field.Duplicate(here.Child("name"), v.Name))
@@ -87,7 +89,7 @@ func validateVolumeSource(v *corev1.VolumeSource, at *field.Path, volumeName str
 		if v.Image.Reference == "" {
 			errs = append(errs, field.Required(at.Child("reference"), ""))
 		}
-		errs = append(errs, oneOf(at.Child("pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
+		errs = append(errs, check.OneOf(at.Child("pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
 	}
 	return errs
 }
@@ -118,7 +120,7 @@ func validateHostPath(v *corev1.HostPathVolumeSource, at *field.Path) field.Erro
 	}
 	errs := noBackSteps(v.Path, at.Child("path"))
 	if v.Type != nil && *v.Type != corev1.HostPathUnset {
-		errs = append(errs, oneOf(at.Child("type"), *v.Type, corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory,
+		errs = append(errs, check.OneOf(at.Child("type"), *v.Type, corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory,
 			corev1.HostPathFileOrCreate, corev1.HostPathFile, corev1.HostPathSocket, corev1.HostPathCharDev, corev1.HostPathBlockDev)...)
 	}
 	return errs
@@ -331,7 +333,7 @@ func validateMountOptions(mount *corev1.VolumeMount, c *corev1.Container, at *fi
 		errs = append(errs, validateLocalPath(mount.SubPathExpr, at.Child("subPathExpr"))...)
 	}
 	if p := mount.MountPropagation; p != nil {
-		errs = append(errs, oneOf(at.Child("mountPropagation"), *p,
+		errs = append(errs, check.OneOf(at.Child("mountPropagation"), *p,
 			corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)...)
 		privileged := c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
 		if *p == corev1.MountPropagationBidirectional && !privileged {
@@ -339,7 +341,7 @@ func validateMountOptions(mount *corev1.VolumeMount, c *corev1.Container, at *fi
 		}
 	}
 	if r := mount.RecursiveReadOnly; r != nil && *r != corev1.RecursiveReadOnlyDisabled {
-		errs = append(errs, oneOf(at.Child("recursiveReadOnly"), *r,
+		errs = append(errs, check.OneOf(at.Child("recursiveReadOnly"), *r,
 			corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
 		if !mount.ReadOnly {
 			errs = append(errs, field.Forbidden(at.Child("recursiveReadOnly"), "may only be specified when readOnly is true"))

@@ -4,6 +4,8 @@ package core
 
 import (
 	corev1 "k8s.io/api/core/v1"
+
+	"skep.dev/skep/controlplane/kinds/fill"
 )
 
 func defaultVolumes(volumes []corev1.Volume) {
@@ -17,23 +19,23 @@ func defaultVolume(v *corev1.VolumeSource) {
 		v.EmptyDir = &corev1.EmptyDirVolumeSource{}
 	}
 	if v.Secret != nil {
-		setDefaultPtr(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
+		fill.Nil(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
 	}
 	if v.ConfigMap != nil {
-		setDefaultPtr(&v.ConfigMap.DefaultMode, corev1.ConfigMapVolumeSourceDefaultMode)
+		fill.Nil(&v.ConfigMap.DefaultMode, corev1.ConfigMapVolumeSourceDefaultMode)
 	}
 	if v.DownwardAPI != nil {
-		setDefaultPtr(&v.DownwardAPI.DefaultMode, corev1.DownwardAPIVolumeSourceDefaultMode)
+		fill.Nil(&v.DownwardAPI.DefaultMode, corev1.DownwardAPIVolumeSourceDefaultMode)
 		defaultDownwardFiles(v.DownwardAPI.Items)
 	}
 	if v.HostPath != nil {
-		setDefaultPtr(&v.HostPath.Type, corev1.HostPathUnset)
+		fill.Nil(&v.HostPath.Type, corev1.HostPathUnset)
 	}
 	if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
-		setDefaultPtr(&v.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		fill.Nil(&v.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	}
 	if v.Image != nil {
-		setDefault(&v.Image.PullPolicy, pullPolicyFor(v.Image.Reference))
+		fill.Zero(&v.Image.PullPolicy, pullPolicyFor(v.Image.Reference))
 	}
 	if v.Projected != nil {
 		defaultProjected(v.Projected)
@@ -43,11 +45,11 @@ func defaultVolume(v *corev1.VolumeSource) {
 
 func defaultProjected(p *corev1.ProjectedVolumeSource) {
 	const tokenLifetimeSeconds = int64(60 * 60)
-	setDefaultPtr(&p.DefaultMode, corev1.ProjectedVolumeSourceDefaultMode)
+	fill.Nil(&p.DefaultMode, corev1.ProjectedVolumeSourceDefaultMode)
 	for i := range p.Sources {
 		source := &p.Sources[i]
 		if source.ServiceAccountToken != nil {
-			setDefaultPtr(&source.ServiceAccountToken.ExpirationSeconds, tokenLifetimeSeconds)
+			fill.Nil(&source.ServiceAccountToken.ExpirationSeconds, tokenLifetimeSeconds)
 		}
 		if source.DownwardAPI != nil {
 			defaultDownwardFiles(source.DownwardAPI.Items)
@@ -63,21 +65,21 @@ func defaultDownwardFiles(files []corev1.DownwardAPIVolumeFile) {
 
 func defaultNetworkVolume(v *corev1.VolumeSource) {
 	if v.ISCSI != nil {
-		setDefault(&v.ISCSI.ISCSIInterface, "default")
+		fill.Zero(&v.ISCSI.ISCSIInterface, "default")
 	}
 	if v.RBD != nil {
-		setDefault(&v.RBD.RBDPool, "rbd")
-		setDefault(&v.RBD.RadosUser, "admin")
-		setDefault(&v.RBD.Keyring, "/etc/ceph/keyring")
+		fill.Zero(&v.RBD.RBDPool, "rbd")
+		fill.Zero(&v.RBD.RadosUser, "admin")
+		fill.Zero(&v.RBD.Keyring, "/etc/ceph/keyring")
 	}
 	if v.ScaleIO != nil {
-		setDefault(&v.ScaleIO.StorageMode, "ThinProvisioned")
-		setDefault(&v.ScaleIO.FSType, "xfs")
+		fill.Zero(&v.ScaleIO.StorageMode, "ThinProvisioned")
+		fill.Zero(&v.ScaleIO.FSType, "xfs")
 	}
 	if v.AzureDisk != nil {
-		setDefaultPtr(&v.AzureDisk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-		setDefaultPtr(&v.AzureDisk.Kind, corev1.AzureSharedBlobDisk)
-		setDefaultPtr(&v.AzureDisk.FSType, "ext4")
-		setDefaultPtr(&v.AzureDisk.ReadOnly, false)
+		fill.Nil(&v.AzureDisk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
+		fill.Nil(&v.AzureDisk.Kind, corev1.AzureSharedBlobDisk)
+		fill.Nil(&v.AzureDisk.FSType, "ext4")
+		fill.Nil(&v.AzureDisk.ReadOnly, false)
 	}
 }
