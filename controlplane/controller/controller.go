@@ -4,6 +4,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -23,9 +24,20 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"skep.dev/skep/controlplane/controller/clusterdns"
 	"skep.dev/skep/controlplane/controller/deployment"
+	"skep.dev/skep/controlplane/controller/endpoints"
+	"skep.dev/skep/controlplane/controller/endpointslice"
+	"skep.dev/skep/controlplane/controller/gc"
 	"skep.dev/skep/controlplane/controller/loop"
+	"skep.dev/skep/controlplane/controller/namespace"
+	"skep.dev/skep/controlplane/controller/nodeipam"
+	"skep.dev/skep/controlplane/controller/nodelifecycle"
+	"skep.dev/skep/controlplane/controller/podgc"
 	"skep.dev/skep/controlplane/controller/replicaset"
+	"skep.dev/skep/controlplane/controller/rootca"
+	"skep.dev/skep/controlplane/controller/serviceaccount"
+	"skep.dev/skep/controlplane/controller/taintevict"
 )
 
 // Config is what the controllers need. The clients must not limit their own rate: the server's priority levels do that.
@@ -34,7 +46,8 @@ type Config struct {
 	Dynamic   dynamic.Interface
 	Metadata  metadata.Interface
 	Discovery discovery.DiscoveryInterface
-	Mapper    meta.ResettableRESTMapper
+	// Mapper is reset when a resource is unknown to it.
+	Mapper meta.RESTMapper
 	// Informers are started by Run; their owner shuts the factory down after Run has returned.
 	Informers informers.SharedInformerFactory
 	Logger    *slog.Logger
@@ -60,7 +73,6 @@ func (c *Config) Validate() error {
 	need(c.Client != nil, "no client")
 	need(c.Metadata != nil, "no metadata client")
 	need(c.Discovery != nil, "no discovery client")
-	need(c.Mapper != nil, "no REST mapper")
 	need(c.Informers != nil, "no informers")
 	need(c.Logger != nil, "no logger")
 	need(c.ClusterDomain != "", "no cluster domain")
@@ -108,8 +120,41 @@ func Run(ctx context.Context, cfg Config) error {
 
 // assemble makes all loops; their watches must be registered before the informers start.
 func assemble(env loop.Env, cfg Config) ([]loop.Controller, error) {
+	nodeRanges, err := nodeipam.New(env, ranges(cfg))
+	if err != nil {
+		return nil, err
+	}
 	return []loop.Controller{
 		replicaset.New(env),
 		deployment.New(env),
+		endpointslice.New(env),
+		endpoints.New(env),
+		namespace.New(env, cfg.Metadata, cfg.Discovery),
+		serviceaccount.New(env),
+		rootca.New(env, cfg.RootCA),
+		nodeRanges,
+		gc.New(env, cfg.Metadata, cfg.Discovery),
+		clusterdns.New(env, cfg.ClusterDomain),
+		nodelifecycle.New(env),
+		taintevict.New(env),
+		podgc.New(env),
 	}, nil
+}
+
+// Sizes of a node's share of the pod addresses where the configuration gives none.
+const (
+	defaultMaskIPv4 = 24
+	defaultMaskIPv6 = 64
+)
+
+func ranges(cfg Config) []nodeipam.Range {
+	var out []nodeipam.Range
+	for _, cidr := range cfg.ClusterCIDRs {
+		bits := cmp.Or(cfg.NodeMaskIPv4, defaultMaskIPv4)
+		if cidr.Addr().Is6() {
+			bits = cmp.Or(cfg.NodeMaskIPv6, defaultMaskIPv6)
+		}
+		out = append(out, nodeipam.Range{CIDR: cidr, Bits: bits})
+	}
+	return out
 }
