@@ -5,6 +5,7 @@ package intent
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -13,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"skep.dev/skep/datapath"
@@ -26,9 +26,12 @@ const journalVersion = 1
 // counters that are older than that many policy changes lose their names, never get a wrong one.
 const keptRules = 16384
 
-// lostJournalGap is skipped when the journal cannot be read to its end, so that numbers it may have given out are not
-// given out again.
-const lostJournalGap = 1 << 20
+// reserveStep is how many numbers the journal's head reserves ahead. A run that ends leaves the rest of them unused, so
+// uniqueness does not depend on the last lines having been written.
+const reserveStep = 4096
+
+// lostHeadGap is where numbers start when the head of the journal is unreadable, which a rename does not leave behind.
+const lostHeadGap = 1 << 24
 
 // RuleInfo says what a rule number stands for.
 type RuleInfo struct {
@@ -50,12 +53,14 @@ func (i RuleInfo) DefaultDeny() bool { return i.Index < 0 }
 type RuleTable struct {
 	path string
 
-	mu      sync.Mutex // guards all below
-	next    datapath.RuleID
-	entries map[datapath.RuleID]*ruleEntry
-	byKey   map[string]*ruleEntry
-	retired []datapath.RuleID // oldest first
-	unsaved []*ruleEntry
+	mu   sync.Mutex // guards all below
+	next datapath.RuleID
+	// reserved is the first number that the journal does not reserve.
+	reserved datapath.RuleID
+	entries  map[datapath.RuleID]*ruleEntry
+	byKey    map[string]*ruleEntry
+	retired  []datapath.RuleID // oldest first
+	unsaved  []*ruleEntry
 }
 
 type ruleEntry struct {
@@ -66,12 +71,13 @@ type ruleEntry struct {
 
 // journalHeader is the first line of the journal; the entries follow, one per line.
 type journalHeader struct {
-	Version int             `json:"version"`
-	Next    datapath.RuleID `json:"next"`
+	Version int `json:"version"`
+	// Reserved is the first number that has not been given out, for sure.
+	Reserved datapath.RuleID `json:"reserved"`
 }
 
 // NewRuleTable returns a table that continues the journal at path, or one that lives in memory only when path is empty.
-// A damaged journal is not an error: what can be read is kept, and numbers go on well behind it.
+// A damaged journal is not an error: what can be read is kept, and numbers go on behind it.
 func NewRuleTable(path string) (*RuleTable, error) {
 	t := &RuleTable{path: path, next: 1, entries: map[datapath.RuleID]*ruleEntry{}, byKey: map[string]*ruleEntry{}}
 	if path == "" {
@@ -106,17 +112,20 @@ func (t *RuleTable) List() []RuleInfo {
 	for _, e := range t.entries {
 		out = append(out, e.Info)
 	}
-	slices.SortFunc(out, func(a, b RuleInfo) int { return int(int64(a.ID) - int64(b.ID)) })
+	slices.SortFunc(out, func(a, b RuleInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
 
-// Flush appends new entries to the journal. It must return before the datapath learns the numbers.
+// Flush brings the journal up to date. It must return before the datapath learns the numbers.
 func (t *RuleTable) Flush() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.path == "" || len(t.unsaved) == 0 {
 		t.unsaved = nil
 		return nil
+	}
+	if t.next > t.reserved {
+		return t.rewrite()
 	}
 	var b bytes.Buffer
 	if err := encodeLines(&b, t.unsaved); err != nil {
@@ -218,20 +227,18 @@ func (t *RuleTable) load(b []byte) {
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	lines.Buffer(nil, len(b)+1)
 	var head journalHeader
-	intact := lines.Scan() && json.Unmarshal(lines.Bytes(), &head) == nil && head.Version == journalVersion
-	t.next = max(head.Next, 1)
-	for intact && lines.Scan() {
+	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &head) != nil || head.Version != journalVersion {
+		t.next = lostHeadGap
+		return
+	}
+	t.next = max(head.Reserved, 1)
+	for lines.Scan() {
 		e := &ruleEntry{}
 		if json.Unmarshal(lines.Bytes(), e) != nil || e.Info.ID == 0 || e.Key == "" {
-			intact = false
 			break
 		}
 		t.entries[e.Info.ID], t.byKey[e.Key] = e, e
 		t.retired = append(t.retired, e.Info.ID)
-		t.next = max(t.next, e.Info.ID+1)
-	}
-	if !intact {
-		t.next += lostJournalGap
 	}
 	t.prune()
 }
@@ -239,14 +246,15 @@ func (t *RuleTable) load(b []byte) {
 // rewrite starts the journal anew with what is known, so that it does not grow over restarts.
 func (t *RuleTable) rewrite() error {
 	var b bytes.Buffer
-	if err := json.NewEncoder(&b).Encode(journalHeader{Version: journalVersion, Next: t.next}); err != nil {
+	reserved := t.next + reserveStep
+	if err := json.NewEncoder(&b).Encode(journalHeader{Version: journalVersion, Reserved: reserved}); err != nil {
 		return fmt.Errorf("encode rule journal: %w", err)
 	}
 	known := make([]*ruleEntry, 0, len(t.entries))
 	for _, e := range t.entries {
 		known = append(known, e)
 	}
-	slices.SortFunc(known, func(a, b *ruleEntry) int { return strings.Compare(a.Key, b.Key) })
+	slices.SortFunc(known, func(a, b *ruleEntry) int { return cmp.Compare(a.Info.ID, b.Info.ID) })
 	if err := encodeLines(&b, known); err != nil {
 		return err
 	}
@@ -259,6 +267,7 @@ func (t *RuleTable) rewrite() error {
 	if err := os.Rename(t.path+".new", t.path); err != nil {
 		return fmt.Errorf("write rule journal: %w", err)
 	}
+	t.reserved, t.unsaved = reserved, nil
 	return nil
 }
 

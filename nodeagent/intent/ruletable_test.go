@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"skep.dev/skep/datapath"
+)
+
+func openTable(t *testing.T, path string) *RuleTable {
+	t.Helper()
+	table, err := NewRuleTable(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+func numbered(name string, generation int64) *policy {
+	return &policy{uid: types.UID("uid-" + name), namespace: "shop", name: name, generation: generation}
+}
+
+func TestRuleNumbersAreStableAndNeverReused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rules")
+	table := openTable(t, path)
+	first := table.ruleID(numbered("p", 1), datapath.Ingress, 0)
+	seen := map[datapath.RuleID]string{first: "p generation 1"}
+	for name, id := range map[string]datapath.RuleID{
+		"another index":      table.ruleID(numbered("p", 1), datapath.Ingress, 1),
+		"another direction":  table.ruleID(numbered("p", 1), datapath.Egress, 0),
+		"another generation": table.ruleID(numbered("p", 2), datapath.Ingress, 0),
+		"another policy":     table.ruleID(numbered("q", 1), datapath.Ingress, 0),
+		"a default deny":     table.acquireIsolation(datapath.Ingress, []*policy{numbered("p", 1)}),
+		"a default deny too": table.acquireIsolation(datapath.Ingress, []*policy{numbered("p", 1), numbered("q", 1)}),
+	} {
+		if other, taken := seen[id]; taken || id == 0 {
+			t.Errorf("%s has number %d, which is %q", name, id, other)
+		}
+		seen[id] = name
+	}
+	if id := table.ruleID(numbered("p", 1), datapath.Ingress, 0); id != first {
+		t.Errorf("the same rule has number %d, then %d", first, id)
+	}
+	if err := table.Flush(); err != nil {
+		t.Fatal(err)
+	}
+
+	again := openTable(t, path)
+	if id := again.ruleID(numbered("p", 1), datapath.Ingress, 0); id != first {
+		t.Errorf("after a restart the rule has number %d, before %d", id, first)
+	}
+	if id := again.ruleID(numbered("r", 1), datapath.Ingress, 0); seen[id] != "" {
+		t.Errorf("after a restart number %d is given out again", id)
+	}
+	info, ok := again.Lookup(first)
+	if !ok || fmt.Sprint(info.Policies, info.Direction, info.Index) != "[shop/p] 0 0" {
+		t.Errorf("after a restart %d stands for %+v", first, info)
+	}
+}
+
+func TestADamagedJournalCostsNamesNotUniqueness(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rules")
+	table := openTable(t, path)
+	var last datapath.RuleID
+	for i := range 10 {
+		last = table.ruleID(numbered("p", 1), datapath.Ingress, i)
+	}
+	if err := table.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range whole {
+		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if id := openTable(t, path).ruleID(numbered("new", 1), datapath.Ingress, 0); id <= last {
+			t.Fatalf("cut at byte %d: number %d is given out again", cut, id)
+		}
+	}
+}
+
+func TestNamesOfOldRulesAreForgottenInTheEnd(t *testing.T) {
+	table := openTable(t, "")
+	for i := range 2 * keptRules {
+		id := table.ruleID(numbered("p", int64(i)), datapath.Ingress, 0)
+		table.release(id)
+	}
+	if n := len(table.entries); n > keptRules+1 {
+		t.Errorf("%d names are kept, the bound is %d", n, keptRules)
+	}
+}
