@@ -71,7 +71,8 @@ func (s *Server) assemble() error {
 
 func (s *Server) genericConfig(t *types) (*genericapiserver.Config, *options.EtcdOptions, error) {
 	config := genericapiserver.NewConfig(t.codecs)
-	if err := options.NewServerRunOptions().ApplyTo(config); err != nil {
+	var err error
+	if err = options.NewServerRunOptions().ApplyTo(config); err != nil {
 		return nil, nil, fmt.Errorf("apply server options: %w", err)
 	}
 	config.PublicAddress = s.config.AdvertiseAddress.AsSlice()
@@ -88,8 +89,11 @@ func (s *Server) genericConfig(t *types) (*genericapiserver.Config, *options.Etc
 	if err := applyStorage(config, etcd, t, s.config.Kinds); err != nil {
 		return nil, nil, err
 	}
-	tokens, audiences := s.tokenAuthenticator()
-	if err := applyAuthentication(config, s.config.Authority, tokens, audiences); err != nil {
+	s.issuer, err = s.newIssuer()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := applyAuthentication(config, s.config.Authority, s.tokenAuthenticator(), s.issuer.Audiences()); err != nil {
 		return nil, nil, err
 	}
 	if err := applyAuthorization(config, s.config.Authorizer); err != nil {
@@ -199,8 +203,14 @@ func (s *Server) newBuiltin(config *genericapiserver.Config, t *types, next gene
 	if err != nil {
 		return nil, fmt.Errorf("set up built-in kinds: %w", err)
 	}
-	s.registrar, err = newRegistrar(t, s.config.Kinds, config.RESTOptionsGetter)
-	if err != nil {
+	s.registrar = &registrar{
+		types:        t,
+		resources:    map[schema.GroupResource]*resource{},
+		storage:      map[schema.GroupVersion]map[string]rest.Storage{},
+		serviceCIDRs: s.config.ServiceCIDRs,
+		server:       s,
+	}
+	if err := s.registrar.serve(s.config.Kinds, config.RESTOptionsGetter); err != nil {
 		return nil, err
 	}
 	groups := groupInfos(t, s.registrar.storage)
@@ -260,6 +270,9 @@ func (s *Server) newAggregator(config genericapiserver.Config, etcd *options.Etc
 		return fmt.Errorf("set up aggregation: %w", err)
 	}
 	if err := s.registerAPIServices(server, extensions); err != nil {
+		return err
+	}
+	if err := s.serveDiscovery(server.GenericAPIServer); err != nil {
 		return err
 	}
 	prepared, err := server.PrepareRun()

@@ -19,6 +19,7 @@ import (
 
 	"skep.dev/skep/controlplane/cert"
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/token"
 )
 
 // Config is everything the API server needs. All fields must be set unless they say otherwise.
@@ -57,6 +58,7 @@ type Server struct {
 	client    kubernetes.Interface
 	chain     *aggregator
 	registrar *registrar
+	issuer    *token.Issuer
 }
 
 // aggregator is the head of the chain, ready to run.

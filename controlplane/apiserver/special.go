@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"fmt"
+	"net/netip"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
@@ -18,8 +19,12 @@ type special func(*registrar, *resource) error
 
 // specials is the only place where generic code meets kinds by name.
 var specials = map[schema.GroupResource]special{
-	coreEvents: expire,
-	newEvents:  expire,
+	coreEvents:      expire,
+	newEvents:       expire,
+	services:        serveServices,
+	serviceAccounts: serveTokens,
+	namespaces:      serveNamespaces,
+	pods:            servePods,
 }
 
 // registrar holds the storage of every resource that the built-in server serves.
@@ -29,22 +34,29 @@ type registrar struct {
 	resources map[schema.GroupResource]*resource
 	// storage maps group-version and path below it ("pods", "pods/status") to what serves it.
 	storage map[schema.GroupVersion]map[string]rest.Storage
+
+	serviceCIDRs []netip.Prefix
+	// server gives special kinds the issuer of tokens and the way to nodes.
+	server *Server
 }
 
-// newRegistrar makes the stores of all kinds, then lets the special ones change or add to theirs.
-func newRegistrar(t *types, list []kinds.Kind, options generic.RESTOptionsGetter) (*registrar, error) {
-	r := &registrar{
-		types:     t,
-		resources: map[schema.GroupResource]*resource{},
-		storage:   map[schema.GroupVersion]map[string]rest.Storage{},
-	}
+// serve makes the stores of all kinds, then lets the special ones change or add to theirs.
+func (r *registrar) serve(list []kinds.Kind, options generic.RESTOptionsGetter) error {
+	t := r.types
 	for _, k := range list {
 		res, err := newResource(t, k, options)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		r.resources[groupResource(k)] = res
+		gr := groupResource(k)
+		r.resources[gr] = res
 		r.add(res, "", res)
+		// Before the subresources, which share the store with its hooks.
+		if apply, ok := specials[gr]; ok {
+			if err := apply(r, res); err != nil {
+				return fmt.Errorf("set up %s: %w", gr, err)
+			}
+		}
 		if k.HasStatus {
 			r.add(res, "status", newStatusResource(t, res))
 		}
@@ -52,16 +64,7 @@ func newRegistrar(t *types, list []kinds.Kind, options generic.RESTOptionsGetter
 			r.add(res, "scale", &scaleResource{resource: res, scale: k.Scale})
 		}
 	}
-	for gr, apply := range specials {
-		res, ok := r.resources[gr]
-		if !ok {
-			continue
-		}
-		if err := apply(r, res); err != nil {
-			return nil, fmt.Errorf("set up %s: %w", gr, err)
-		}
-	}
-	return r, nil
+	return nil
 }
 
 // add serves storage as a subresource of res, or as res itself when subresource is empty.

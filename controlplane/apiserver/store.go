@@ -116,6 +116,7 @@ func newStatusResource(t *types, r *resource) *statusResource {
 	store := *r.Store
 	store.CreateStrategy = nil
 	store.DeleteStrategy = nil
+	store.BeginUpdate = nil
 	store.UpdateStrategy = s
 	store.ResetFieldsStrategy = s
 	return &statusResource{store: &store}

@@ -139,7 +139,7 @@ func (s gracefulStrategy) CheckGracefulDelete(ctx context.Context, obj runtime.O
 // statusStrategy is the update strategy of /status: everything but the status and metadata stays.
 type statusStrategy struct{ strategy }
 
-func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Object) {
+func (s statusStrategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
 	o, before := obj.(kinds.Object), old.(kinds.Object)
 	clearTypeMeta(o)
 	clearTypeMeta(before)
@@ -147,6 +147,9 @@ func (s statusStrategy) PrepareForUpdate(_ context.Context, obj, old runtime.Obj
 	o.SetDeletionTimestamp(before.GetDeletionTimestamp())
 	o.SetOwnerReferences(before.GetOwnerReferences())
 	o.SetFinalizers(before.GetFinalizers())
+	if s.kind.PrepareForStatusUpdate != nil {
+		s.kind.PrepareForStatusUpdate(ctx, o, before)
+	}
 }
 
 func (s statusStrategy) ValidateUpdate(_ context.Context, obj, old runtime.Object) field.ErrorList {
