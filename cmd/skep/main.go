@@ -54,8 +54,8 @@ func rootCommand() *cobra.Command {
 		&cobra.Group{ID: groupHost, Title: "Real hosts:"},
 	)
 	root.AddCommand(
-		upCommand(), downCommand(), statusCommand(), netCommand(), kubeconfigCommand(),
-		nodeCommand(), dnsCommand(),
+		upCommand(), downCommand(), statusCommand(), netCommand(), kubeconfigCommand(), imageCommand(),
+		serverCommand(), nodeCommand(), dnsCommand(), pullerCommand(),
 		forwardCommand(), containerLogCommand(), versionCommand(), kubectlCommand(),
 	)
 	return root

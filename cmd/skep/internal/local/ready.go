@@ -85,7 +85,11 @@ func (u *upRun) connect(ctx context.Context) (*kubernetes.Clientset, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+	// Without the client's own retries, which take ten seconds when a connection is reset, as the forwarder does
+	// while the server does not listen yet.
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err = client.Discovery().RESTClient().Get().AbsPath("/readyz").MaxRetries(0).DoRaw(ctx)
 	return client, err
 }
 

@@ -117,7 +117,7 @@ func showCluster(ctx context.Context, w io.Writer, c local.Cluster) error {
 	if err != nil {
 		return err
 	}
-	if _, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
+	if _, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").MaxRetries(0).DoRaw(ctx); err != nil {
 		fmt.Fprintf(w, "Control plane  %s  NOT READY: %v\n", config.Host, err)
 		return fmt.Errorf("the control plane does not answer: look at %s, or run \"skep up --name %s\" to start what has ended", c.LogFile("server"), c.Name)
 	}

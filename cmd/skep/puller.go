@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"skep.dev/skep/cmd/skep/internal/images"
+)
+
+func pullerCommand() *cobra.Command {
+	var containerd, listen string
+	cmd := &cobra.Command{
+		Use:    "puller",
+		Short:  "Pull images for nodes that have no way to a registry",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return images.Pull(cmd.Context(), containerd, listen)
+		},
+	}
+	cmd.Flags().StringVar(&containerd, "containerd-socket", defaultContainerd, "containerd to pull into")
+	cmd.Flags().StringVar(&listen, "listen", "", "unix socket on which agents ask")
+	_ = cmd.MarkFlagRequired("listen") // the flag exists, so this cannot fail
+	return cmd
+}
