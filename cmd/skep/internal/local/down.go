@@ -212,10 +212,8 @@ func removeCgroups(cs cgroups, cgroup string) error {
 
 // removeFolders removes data and run-time state, and the BPF mount if the cluster made it and nobody uses it.
 func (c Cluster) removeFolders(keepData bool, state State) error {
-	if state.MountedBPF {
-		if entries, err := os.ReadDir(bpfRoot); err == nil && len(entries) == 0 {
-			_ = unix.Unmount(bpfRoot, 0) // refused while it is in use
-		}
+	if state.MountedBPF && nobodyPins() {
+		_ = unix.Unmount(bpfRoot, 0) // refused while it is in use
 	}
 	var errs []error
 	if !keepData {
@@ -225,4 +223,10 @@ func (c Cluster) removeFolders(keepData bool, state State) error {
 	errs = append(errs, os.RemoveAll(c.RunDir()))
 	_ = os.Remove(runRoot)
 	return errors.Join(errs...)
+}
+
+// nobodyPins reports whether the BPF file system holds only what the kernel itself puts there.
+func nobodyPins() bool {
+	entries, err := os.ReadDir(bpfRoot)
+	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !strings.HasSuffix(e.Name(), ".debug") })
 }

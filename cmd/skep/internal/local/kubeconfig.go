@@ -28,6 +28,17 @@ func (c Cluster) mergeKubeconfig() (file string, err error) {
 		return "", fmt.Errorf("read your kubeconfig: %w", err)
 	}
 	name := c.ContextName()
+	// Entries are written back to the file they say they come from, which must be one of the user's.
+	cluster.LocationOfOrigin, user.LocationOfOrigin, context.LocationOfOrigin = "", "", ""
+	if old := config.Clusters[name]; old != nil {
+		cluster.LocationOfOrigin = old.LocationOfOrigin
+	}
+	if old := config.AuthInfos[name]; old != nil {
+		user.LocationOfOrigin = old.LocationOfOrigin
+	}
+	if old := config.Contexts[name]; old != nil {
+		context.LocationOfOrigin = old.LocationOfOrigin
+	}
 	config.Clusters[name], config.AuthInfos[name] = cluster, user
 	context.Cluster, context.AuthInfo = name, name
 	config.Contexts[name] = context

@@ -124,7 +124,7 @@ func TestProcessStartsInsideItsNamespaceAndCgroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The program looks at itself as its first act, so a later move would be seen.
-	p := process{name: "probe", path: "/bin/sh", args: []string{"-c", "cat /proc/self/cgroup; readlink /proc/self/ns/net; exec sleep 1000"}, netns: n.Netns(), cgroup: n.CgroupPath() + "/agent"}
+	p := process{name: "probe", path: "/bin/sh", args: []string{"-c", "cat /proc/self/cgroup; readlink /proc/self/ns/net; sleep 1000; exit"}, netns: n.Netns(), cgroup: n.CgroupPath() + "/agent"}
 	if started, err := c.ensure(cs, p); err != nil || !started {
 		t.Fatalf("started %v, %v", started, err)
 	}
