@@ -82,8 +82,11 @@ const (
 // Rule is one entry of a policy set. A packet matches when its peer is in one of Peers (or AnyPeer is set) and its
 // protocol and destination port are in one of Ports (or AnyPort is set). Empty Peers without AnyPeer match nothing.
 type Rule struct {
-	ID      RuleID
-	Action  Action
+	ID     RuleID
+	Action Action
+	// Tier groups rules: Pass goes on with the first rule of a later tier. Within a set tiers never decrease, and there are
+	// at most three of them.
+	Tier    uint8
 	AnyPeer bool
 	Peers   []AtomID
 	AnyPort bool

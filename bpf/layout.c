@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/* No program: all maps in one object, from which user space makes them and gets the types. */
+#include "skep/maps.h"
+
+/* Enums reach BTF through a variable of their type. */
+enum reason skep_enum_reason;
+enum ct_flag skep_enum_ct_flag;
+enum ct_tcp skep_enum_ct_tcp;
+enum endpoint_flag skep_enum_endpoint_flag;
+enum state_flag skep_enum_state_flag;
+enum set_flag skep_enum_set_flag;
+enum action skep_enum_action;
+enum port_kind skep_enum_port_kind;
+enum node_flag skep_enum_node_flag;
+struct ct_expire skep_struct_ct_expire;
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* From bytes to a packet's tuple. Nothing here knows a policy; the only map is that of fragments. */
+#ifndef SKEP_LIB_PACKET_H
+#define SKEP_LIB_PACKET_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include "addr.h"
+#include "skep/maps.h"
+
+enum packet_flag {
+	PACKET_OPENS = 1, /* TCP SYN without ACK, or an echo request: never a reply */
+	PACKET_ONLY_REPLY = 2, /* echo reply: never opens anything */
+	PACKET_ICMP_ERROR = 4, /* the tuple is that of the flow it reports on, turned round */
+	PACKET_NEIGHBOUR = 8, /* ND or MLD */
+	PACKET_LATER_FRAGMENT = 16, /* has no transport header */
+	PACKET_TCP = 32, /* tcp_flags is valid */
+};
+
+/* What the programs know about a packet. For ICMP errors src and dst are those of the reported flow's reply direction. */
+struct packet {
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 tcp_flags;
+	__u8 flags; /* enum packet_flag */
+	__u8 icmp_type;
+	__u16 l4; /* offset of the transport header */
+	__be16 ethertype;
+	__u32 len; /* of the whole frame */
+} __attribute__((aligned(8)));
+
+/* The part of an ICMP or ICMPv6 header that both share. */
+struct icmp_head {
+	__u8 type;
+	__u8 code;
+	__be16 csum;
+	__be16 id;
+	__be16 sequence;
+};
+
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+enum {
+	ICMP4_ECHO_REPLY = 0,
+	ICMP4_UNREACHABLE = 3,
+	ICMP4_ECHO = 8,
+	ICMP4_TIME_EXCEEDED = 11,
+	ICMP4_PARAMETER = 12,
+	ICMP6_UNREACHABLE = 1,
+	ICMP6_PARAMETER = 4,
+	ICMP6_ECHO = 128,
+	ICMP6_ECHO_REPLY = 129,
+	ICMP6_MLD_QUERY = 130,
+	ICMP6_MLD_DONE = 132,
+	ICMP6_ROUTER_SOLICIT = 133,
+	ICMP6_ROUTER_ADVERT = 134,
+	ICMP6_NEIGHBOUR_SOLICIT = 135,
+	ICMP6_NEIGHBOUR_ADVERT = 136,
+	ICMP6_REDIRECT = 137,
+	ICMP6_MLD2_REPORT = 143,
+};
+
+enum {
+	IP4_MORE_FRAGMENTS = 0x2000,
+	IP4_OFFSET_MASK = 0x1fff,
+	IP6_MORE_FRAGMENTS = 0x0001,
+	IP6_OFFSET_MASK = 0xfff8,
+	/* Headers between IPv6 and transport that we look through (RFC 8200 section 4.1 recommends at most one of each). */
+	IP6_MAX_EXTENSIONS = 6,
+	TCP_FLAGS_OFFSET = 13,
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_ACK = 0x10,
+};
+
+static __always_inline void ports_of_echo(struct packet *p, __be16 id, bool request)
+{
+	p->sport = request ? id : 0;
+	p->dport = request ? 0 : id;
+}
+
+/* Protocols whose first four bytes are source and destination port. */
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP ||
+	       proto == IPPROTO_UDPLITE || proto == IPPROTO_DCCP;
+}
+
+/* The flow that an ICMP error reports on: the tuple of the quoted header, turned round. */
+static __always_inline enum reason parse_quoted(struct __sk_buff *skb, struct packet *p, __u32 off)
+{
+	struct ports quoted_ports = {};
+	__u8 proto;
+	__u32 l4;
+
+	if (p->ethertype == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, off, &ip, sizeof(ip)))
+			return SKEP_REASON_MALFORMED;
+		if (ip.version != 4 || ip.ihl < 5 || ip.frag_off & bpf_htons(IP4_OFFSET_MASK))
+			return SKEP_REASON_ICMP_NO_FLOW;
+		addr_set4(&p->dst, ip.saddr);
+		addr_set4(&p->src, ip.daddr);
+		proto = ip.protocol;
+		l4 = off + ip.ihl * 4;
+	} else {
+		struct ipv6hdr ip6;
+
+		if (bpf_skb_load_bytes(skb, off, &ip6, sizeof(ip6)))
+			return SKEP_REASON_MALFORMED;
+		__builtin_memcpy(&p->dst, &ip6.saddr, sizeof(p->dst));
+		__builtin_memcpy(&p->src, &ip6.daddr, sizeof(p->src));
+		proto = ip6.nexthdr;
+		l4 = off + sizeof(ip6);
+	}
+	if (has_ports(proto)) {
+		if (bpf_skb_load_bytes(skb, l4, &quoted_ports, sizeof(quoted_ports)))
+			return SKEP_REASON_MALFORMED;
+		p->sport = quoted_ports.dest;
+		p->dport = quoted_ports.source;
+	} else if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6) {
+		struct icmp_head head;
+
+		if (bpf_skb_load_bytes(skb, l4, &head, sizeof(head)))
+			return SKEP_REASON_MALFORMED;
+		if (head.type == ICMP4_ECHO || head.type == ICMP6_ECHO)
+			p->dport = head.id;
+		else
+			p->sport = head.id;
+	}
+	p->proto = proto;
+	p->flags |= PACKET_ICMP_ERROR;
+	return SKEP_REASON_NONE;
+}
+
+static __always_inline enum reason parse_icmp4(struct __sk_buff *skb, struct packet *p, __u32 l4)
+{
+	struct icmp_head head;
+
+	if (bpf_skb_load_bytes(skb, l4, &head, sizeof(head)))
+		return SKEP_REASON_MALFORMED;
+	p->icmp_type = head.type;
+	switch (head.type) {
+	case ICMP4_ECHO:
+		p->flags |= PACKET_OPENS;
+		ports_of_echo(p, head.id, true);
+		return SKEP_REASON_NONE;
+	case ICMP4_ECHO_REPLY:
+		p->flags |= PACKET_ONLY_REPLY;
+		ports_of_echo(p, head.id, false);
+		return SKEP_REASON_NONE;
+	case ICMP4_UNREACHABLE:
+	case ICMP4_TIME_EXCEEDED:
+	case ICMP4_PARAMETER:
+		return parse_quoted(skb, p, l4 + sizeof(head));
+	}
+	return SKEP_REASON_NONE;
+}
+
+static __always_inline enum reason parse_icmp6(struct __sk_buff *skb, struct packet *p, __u32 l4)
+{
+	struct icmp_head head = {};
+
+	if (bpf_skb_load_bytes(skb, l4, &head, sizeof(head)))
+		return SKEP_REASON_MALFORMED;
+	p->icmp_type = head.type;
+	if (head.type >= ICMP6_UNREACHABLE && head.type <= ICMP6_PARAMETER)
+		return parse_quoted(skb, p, l4 + sizeof(head));
+	if ((head.type >= ICMP6_MLD_QUERY && head.type <= ICMP6_REDIRECT) ||
+	    head.type == ICMP6_MLD2_REPORT)
+		p->flags |= PACKET_NEIGHBOUR;
+	if (head.type == ICMP6_ECHO) {
+		p->flags |= PACKET_OPENS;
+		ports_of_echo(p, head.id, true);
+	} else if (head.type == ICMP6_ECHO_REPLY) {
+		p->flags |= PACKET_ONLY_REPLY;
+		ports_of_echo(p, head.id, false);
+	}
+	return SKEP_REASON_NONE;
+}
+
+static __always_inline enum reason parse_l4(struct __sk_buff *skb, struct packet *p, __u32 l4)
+{
+	p->l4 = l4;
+	if (has_ports(p->proto)) {
+		/* Sixteen bytes hold the ports and TCP's flags; datagrams may be shorter. */
+		__u8 head[16];
+
+		if (p->proto == IPPROTO_TCP) {
+			if (bpf_skb_load_bytes(skb, l4, head, sizeof(head)))
+				return SKEP_REASON_MALFORMED;
+			p->tcp_flags = head[TCP_FLAGS_OFFSET];
+			p->flags |= PACKET_TCP;
+			if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+				p->flags |= PACKET_OPENS;
+		} else if (bpf_skb_load_bytes(skb, l4, head, 8)) {
+			return SKEP_REASON_MALFORMED;
+		}
+		p->sport = *(__be16 *)&head[0];
+		p->dport = *(__be16 *)&head[2];
+		return SKEP_REASON_NONE;
+	}
+	if (p->proto == IPPROTO_ICMP && p->ethertype == bpf_htons(ETH_P_IP))
+		return parse_icmp4(skb, p, l4);
+	if (p->proto == IPPROTO_ICMPV6 && p->ethertype == bpf_htons(ETH_P_IPV6))
+		return parse_icmp6(skb, p, l4);
+	return SKEP_REASON_NONE;
+}
+
+/* A fragmented datagram: the first fragment leaves its ports for the others. */
+static __always_inline enum reason parse_fragment(struct __sk_buff *skb, struct packet *p, __u32 l4, __be32 id,
+						  bool first)
+{
+	struct frag_key key = { .src = p->src, .dst = p->dst, .id = id, .proto = p->proto };
+	struct frag_ports ports, *known;
+	enum reason reason;
+
+	if (first) {
+		reason = parse_l4(skb, p, l4);
+		if (reason)
+			return reason;
+		ports.sport = p->sport;
+		ports.dport = p->dport;
+		bpf_map_update_elem(&skep_frag, &key, &ports, BPF_ANY);
+		return SKEP_REASON_NONE;
+	}
+	known = bpf_map_lookup_elem(&skep_frag, &key);
+	if (!known)
+		return SKEP_REASON_FRAGMENT_UNKNOWN;
+	p->l4 = l4;
+	p->sport = known->sport;
+	p->dport = known->dport;
+	p->flags |= PACKET_LATER_FRAGMENT;
+	return SKEP_REASON_NONE;
+}
+
+static __always_inline enum reason parse_ip4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr ip;
+	__u16 frag;
+	__u32 l4;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return SKEP_REASON_MALFORMED;
+	if (ip.version != 4 || ip.ihl < 5 || bpf_ntohs(ip.tot_len) < ip.ihl * 4 ||
+	    bpf_ntohs(ip.tot_len) + ETH_HLEN > p->len)
+		return SKEP_REASON_MALFORMED;
+	addr_set4(&p->src, ip.saddr);
+	addr_set4(&p->dst, ip.daddr);
+	p->proto = ip.protocol;
+	l4 = ETH_HLEN + ip.ihl * 4;
+	frag = bpf_ntohs(ip.frag_off);
+	if (frag & (IP4_MORE_FRAGMENTS | IP4_OFFSET_MASK))
+		return parse_fragment(skb, p, l4, ip.id, !(frag & IP4_OFFSET_MASK));
+	return parse_l4(skb, p, l4);
+}
+
+struct ext6 {
+	__u8 next;
+	__u8 len; /* in 8 bytes, the first 8 not counted; reserved in fragment headers */
+	__be16 frag;
+	__be32 id;
+};
+
+static __always_inline enum reason parse_ip6(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 l4 = ETH_HLEN + sizeof(struct ipv6hdr);
+	struct ipv6hdr ip;
+	__u16 frag = 0;
+	__be32 id = 0;
+	bool fragmented = false;
+	int i;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return SKEP_REASON_MALFORMED;
+	if (ip.version != 6 || bpf_ntohs(ip.payload_len) + sizeof(ip) + ETH_HLEN > p->len)
+		return SKEP_REASON_MALFORMED;
+	__builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));
+	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
+	if (addr_is4(&p->src) || addr_is4(&p->dst))
+		return SKEP_REASON_V4_MAPPED;
+	p->proto = ip.nexthdr;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < IP6_MAX_EXTENSIONS; i++) {
+		struct ext6 ext;
+
+		if (p->proto != IPPROTO_HOPOPTS && p->proto != IPPROTO_ROUTING &&
+		    p->proto != IPPROTO_DSTOPTS && p->proto != IPPROTO_FRAGMENT)
+			break;
+		/* Behind a later fragment's header is data, not headers. */
+		if (fragmented && frag & IP6_OFFSET_MASK)
+			break;
+		if (bpf_skb_load_bytes(skb, l4, &ext, sizeof(ext)))
+			return SKEP_REASON_MALFORMED;
+		if (p->proto == IPPROTO_FRAGMENT) {
+			fragmented = true;
+			frag = bpf_ntohs(ext.frag);
+			id = ext.id;
+			l4 += sizeof(ext);
+		} else {
+			l4 += ((__u32)ext.len + 1) * 8;
+		}
+		p->proto = ext.next;
+	}
+	if (i == IP6_MAX_EXTENSIONS)
+		return SKEP_REASON_EXTENSION_HEADERS;
+	if (fragmented && frag & (IP6_MORE_FRAGMENTS | IP6_OFFSET_MASK))
+		return parse_fragment(skb, p, l4, id, !(frag & IP6_OFFSET_MASK));
+	return parse_l4(skb, p, l4);
+}
+
+/*
+ * Fills p from an IPv4 or IPv6 frame. Everything is read by bpf_skb_load_bytes: it copes with headers outside the linear
+ * part (GSO, fragments) and with offsets that no 5.10 verifier could follow.
+ */
+static __always_inline enum reason packet_parse(struct __sk_buff *skb, struct packet *p)
+{
+	p->len = skb->len;
+	p->ethertype = skb->protocol;
+	if (skb->vlan_present)
+		return SKEP_REASON_L2_PROTOCOL;
+	if (p->ethertype == bpf_htons(ETH_P_IP))
+		return parse_ip4(skb, p);
+	if (p->ethertype == bpf_htons(ETH_P_IPV6))
+		return parse_ip6(skb, p);
+	return SKEP_REASON_L2_PROTOCOL;
+}
+
+#endif

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Every map. Sizes here are defaults; the loader sets those that the configuration names. */
+#ifndef SKEP_MAPS_H
+#define SKEP_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+#include "reasons.h"
+
+#define SKEP_HASH(name, key_type, value_type, entries)     \
+	struct {                                           \
+		__uint(type, BPF_MAP_TYPE_HASH);           \
+		__uint(max_entries, entries);              \
+		__uint(map_flags, BPF_F_NO_PREALLOC);      \
+		__type(key, key_type);                     \
+		__type(value, value_type);                 \
+	} name SEC(".maps")
+
+#define SKEP_LRU(name, key_type, value_type, entries)      \
+	struct {                                           \
+		__uint(type, BPF_MAP_TYPE_LRU_HASH);       \
+		__uint(max_entries, entries);              \
+		__type(key, key_type);                     \
+		__type(value, value_type);                 \
+	} name SEC(".maps")
+
+#define SKEP_LPM(name, key_type, value_type, entries)      \
+	struct {                                           \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);       \
+		__uint(max_entries, entries);              \
+		__uint(map_flags, BPF_F_NO_PREALLOC);      \
+		__type(key, key_type);                     \
+		__type(value, value_type);                 \
+	} name SEC(".maps")
+
+/* Endpoints: by host-side ifindex, and the way to each of their addresses. */
+SKEP_HASH(skep_endpoint, __u32, struct endpoint, 4096);
+SKEP_HASH(skep_ep_name, __u32, struct endpoint_name, 4096);
+SKEP_HASH(skep_local, struct addr, struct local, 8192);
+/* Addresses of nodes: enum node_flag. */
+SKEP_HASH(skep_node, struct addr, __u32, 16384);
+
+/* Policy: address -> class, then (set, class) and (set, port) -> rows, then (set, bit) -> rule. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct state);
+} skep_state SEC(".maps");
+SKEP_HASH(skep_class, struct addr, __u32, 262144);
+SKEP_LPM(skep_cidr, struct cidr_key, __u32, 65536);
+SKEP_HASH(skep_set, __u32, struct set, 16384);
+SKEP_HASH(skep_peer, struct peer_key, struct row, 1048576);
+SKEP_HASH(skep_port, struct port_key, struct row, 262144);
+SKEP_LPM(skep_range, struct range_key, struct row, 131072);
+SKEP_HASH(skep_rule, struct rule_key, struct rule, 262144);
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct block);
+} skep_block SEC(".maps");
+/* Entries are made by user space; a rule without one is judged but not counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct rule_count);
+} skep_rule_count SEC(".maps");
+
+/* Packets by reason. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SKEP_REASON_COUNT);
+	__type(key, __u32);
+	__type(value, struct metric);
+} skep_metric SEC(".maps");
+
+/*
+ * Flows. Eviction of the LRU is only approximately oldest-first. Slot 0 takes new entries; slot 1 is empty except while
+ * the table is being replaced by one of another size or layout, when entries are moved over as they are used.
+ */
+enum ct_slot {
+	CT_SLOT_CURRENT = 0,
+	CT_SLOT_PREVIOUS = 1,
+	CT_SLOTS = 2,
+};
+
+struct skep_ct_table {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct ct_key);
+	__type(value, struct ct_entry);
+};
+
+struct skep_ct_table skep_ct_first SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, CT_SLOTS);
+	__type(key, __u32);
+	__array(values, struct skep_ct_table);
+} skep_ct SEC(".maps") = {
+	.values = { [CT_SLOT_CURRENT] = &skep_ct_first },
+};
+
+/* Where a program puts a new entry together: the stack has no room for it below the policy's frames. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ct_entry);
+} skep_scratch SEC(".maps");
+
+SKEP_LRU(skep_frag, struct frag_key, struct frag_ports, 8192);
+
+/* Services: frontend -> list number and length -> backends. */
+SKEP_HASH(skep_service, struct service_key, struct service, 65536);
+SKEP_HASH(skep_backend, struct backend_key, struct backend, 262144);
+SKEP_LRU(skep_affinity, struct affinity_key, struct affinity, 65536);
+SKEP_LRU(skep_origin, struct origin_key, struct origin, 65536);
+
+#endif

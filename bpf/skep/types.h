@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Every struct and enum that crosses into user space. Go gets them by generation from the BTF of layout.c, so nothing here is
+ * repeated by hand anywhere. Sizes are asserted; padding is named and zero.
+ */
+#ifndef SKEP_TYPES_H
+#define SKEP_TYPES_H
+
+#include <linux/types.h>
+
+enum {
+	SKEP_BLOCK_WORDS = 8,
+	SKEP_BLOCK_BITS = 64 * SKEP_BLOCK_WORDS,
+	/* One summary bit per block: 32 blocks are 16,384 rules in a set. */
+	SKEP_MAX_BLOCKS = 32,
+	SKEP_MAC_LEN = 6,
+};
+
+/* An address in network byte order; IPv4 is v4-mapped (::ffff:a.b.c.d). */
+struct addr {
+	__be32 w[4];
+};
+_Static_assert(sizeof(struct addr) == 16, "addr");
+
+/* ---- endpoints ---------------------------------------------------------------------------------------------------- */
+
+enum endpoint_flag {
+	/* The two set numbers are valid. Without it all traffic is dropped. */
+	ENDPOINT_POLICY = 1,
+	/* Deliver through the device's egress path (a bandwidth limit sits there), not by redirection. */
+	ENDPOINT_NO_REDIRECT = 2,
+};
+
+/* A local pod, keyed by its host-side ifindex. Policy changes for a pod by one update of this entry. */
+struct endpoint {
+	struct addr addr4; /* zero when the pod has no IPv4 address */
+	struct addr addr6; /* zero when the pod has no IPv6 address */
+	__u32 ingress_set;
+	__u32 egress_set;
+	__u32 flags; /* enum endpoint_flag */
+	__u8 mac[SKEP_MAC_LEN];
+	__u8 host_mac[SKEP_MAC_LEN];
+};
+_Static_assert(sizeof(struct endpoint) == 56, "endpoint");
+
+enum {
+	SKEP_NAME_LEN = 256,
+	SKEP_LABEL_LEN = 64,
+	SKEP_IFNAME_LEN = 16,
+};
+
+/* What user space must find again after a restart; no program reads it. Strings end with NUL. */
+struct endpoint_name {
+	__u8 id[SKEP_LABEL_LEN];
+	__u8 namespace[SKEP_LABEL_LEN];
+	__u8 name[SKEP_NAME_LEN];
+	__u8 ifname[SKEP_IFNAME_LEN];
+};
+_Static_assert(sizeof(struct endpoint_name) == 400, "endpoint_name");
+
+/* The way to a local pod's address. */
+struct local {
+	__u32 ifindex; /* host-side device */
+	__u32 flags; /* enum endpoint_flag, only ENDPOINT_NO_REDIRECT */
+	__u8 mac[SKEP_MAC_LEN];
+	__u8 host_mac[SKEP_MAC_LEN];
+};
+_Static_assert(sizeof(struct local) == 20, "local");
+
+enum node_flag {
+	NODE_SELF = 1,
+};
+
+/* ---- policy ------------------------------------------------------------------------------------------------------- */
+
+/* Class 0 is the class of addresses that no atom covers. */
+enum {
+	SKEP_CLASS_NONE = 0,
+};
+
+enum state_flag {
+	/* skep_cidr is not empty. */
+	STATE_HAS_CIDR = 1,
+};
+
+/* The one entry of skep_state. */
+struct state {
+	__u32 generation; /* of policy: entries judged under another one are judged again */
+	__u32 flags; /* enum state_flag */
+	__u32 next_class; /* numbers that user space hands out next; never reused */
+	__u32 next_set;
+	__u32 next_backends;
+	__u32 next_service;
+};
+_Static_assert(sizeof(struct state) == 24, "state");
+
+struct cidr_key {
+	__u32 prefix; /* in bits of the 128-bit form */
+	struct addr addr;
+};
+_Static_assert(sizeof(struct cidr_key) == 20, "cidr_key");
+
+/*
+ * A row is a bit-vector over the rules of a set, stored sparsely: bit i of blocks says that block i is present, and the
+ * present blocks lie one after the other in skep_block from index first.
+ */
+struct row {
+	__u32 first;
+	__u32 blocks;
+};
+_Static_assert(sizeof(struct row) == 8, "row");
+
+struct block {
+	__u64 words[SKEP_BLOCK_WORDS]; /* host order, rule i is bit i % 64 of word i / 64 */
+};
+_Static_assert(sizeof(struct block) == 64, "block");
+
+enum set_flag {
+	/* All rows of the set are in place. */
+	SET_COMPLETE = 1,
+	/* Some rule names ports: look for a port row. */
+	SET_HAS_PORTS = 2,
+	/* Some rule names a range that is neither one port nor all ports. */
+	SET_HAS_RANGES = 4,
+};
+
+enum action {
+	ACTION_ALLOW = 0,
+	ACTION_DENY = 1,
+	/* Go on with the first rule of the next tier. */
+	ACTION_PASS = 2,
+};
+
+struct set {
+	__u32 flags; /* enum set_flag */
+	/* Rows exist for every class up to this one that shares an atom with the set. A later class is not known here yet. */
+	__u32 complete_class;
+	__u32 default_rule;
+	__u32 default_action; /* enum action */
+};
+_Static_assert(sizeof(struct set) == 16, "set");
+
+/* Row of the rules whose peers include a class. Class SKEP_CLASS_NONE is always present. */
+struct peer_key {
+	__u32 set;
+	__u32 class;
+};
+_Static_assert(sizeof(struct peer_key) == 8, "peer_key");
+
+enum port_kind {
+	PORT_EXACT = 0,
+	PORT_ANY_OF_PROTOCOL = 1,
+	/* Neither protocol nor port: the rules that name no ports at all. Present whenever SET_HAS_PORTS. */
+	PORT_ANY = 2,
+};
+
+/* Row of the rules whose ports include a destination port. */
+struct port_key {
+	__u32 set;
+	__be16 port;
+	__u8 proto;
+	__u8 kind; /* enum port_kind */
+};
+_Static_assert(sizeof(struct port_key) == 8, "port_key");
+
+/* The same for sets with ranges, by longest prefix. */
+struct range_key {
+	__u32 prefix; /* in bits, counted from set */
+	__u32 set;
+	__u8 proto;
+	__u8 zero;
+	__be16 port;
+};
+_Static_assert(sizeof(struct range_key) == 12, "range_key");
+
+struct rule_key {
+	__u32 set;
+	__u32 index; /* the rule's bit */
+};
+_Static_assert(sizeof(struct rule_key) == 8, "rule_key");
+
+struct rule {
+	__u32 id; /* for attribution; never reused */
+	__u16 action; /* enum action */
+	__u16 next_block; /* where the next tier starts, for ACTION_PASS; tiers start at a block */
+};
+_Static_assert(sizeof(struct rule) == 8, "rule");
+
+/* What one rule decided: connections when opened or judged again, packets and bytes as judged. */
+struct rule_count {
+	__u64 connections;
+	__u64 packets;
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct rule_count) == 24, "rule_count");
+
+struct metric {
+	__u64 packets;
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct metric) == 16, "metric");
+
+/* ---- connection tracking ------------------------------------------------------------------------------------------ */
+
+/*
+ * The two ends of a flow after translation, ordered so that both directions find one entry: a is the end that compares
+ * lower as native words, hi then lo then port. ICMP echo has the identifier as port of the asking end and 0 as that of the
+ * answering end.
+ */
+struct ct_key {
+	struct addr a;
+	struct addr b;
+	__be16 port_a;
+	__be16 port_b;
+	__u8 proto;
+	__u8 zero[3];
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct ct_key) == 40, "ct_key");
+
+enum ct_flag {
+	/* The initiator is end b. */
+	CT_FROM_B = 1,
+	/* The initiator is a process of this node: its packets always pass. */
+	CT_FROM_NODE = 2,
+	/* The initiator addressed nat:nat_port; replies are given that source. */
+	CT_SERVICE = 4,
+	/* Not a flow: under the tuple before translation, nat:nat_port is the backend chosen. */
+	CT_INDEX = 8,
+	/* A later policy forbids the flow. Kept so that replies are not taken for a flow of their own. */
+	CT_DENIED = 16,
+	/* The first packet seen was not one that opens a connection. */
+	CT_MIDFLOW = 32,
+};
+
+enum ct_tcp {
+	CT_TCP_SYN = 1,
+	CT_TCP_REPLIED = 2, /* also set for other protocols */
+	CT_TCP_FIN_FORWARD = 4,
+	CT_TCP_FIN_BACK = 8,
+	CT_TCP_RST = 16,
+	CT_TCP_ESTABLISHED = 32, /* the initiator acknowledged the answer */
+};
+
+struct ct_entry {
+	__u64 last_seen; /* ns, CLOCK_MONOTONIC */
+	__u64 created;
+	__u64 packets[2]; /* [0] from the initiator, [1] to it */
+	__u64 bytes[2];
+	struct addr nat;
+	__be16 nat_port;
+	__u8 flags; /* enum ct_flag */
+	__u8 tcp; /* enum ct_tcp */
+	__u32 generation; /* of the policy that admitted the flow */
+	__u32 egress_rule; /* of the initiator's egress set; 0 when this node owes no such check */
+	__u32 ingress_rule; /* of the responder's ingress set */
+};
+_Static_assert(sizeof(struct ct_entry) == 80, "ct_entry");
+
+/* One request to the sweeper: delete if nobody touched the entry since last_seen was read. */
+struct ct_expire {
+	struct ct_key key;
+	__u64 last_seen;
+};
+_Static_assert(sizeof(struct ct_expire) == 48, "ct_expire");
+
+struct frag_key {
+	struct addr src;
+	struct addr dst;
+	__be32 id;
+	__u8 proto;
+	__u8 zero[3];
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct frag_key) == 40, "frag_key");
+
+struct frag_ports {
+	__be16 sport;
+	__be16 dport;
+};
+_Static_assert(sizeof(struct frag_ports) == 4, "frag_ports");
+
+/* ---- services ----------------------------------------------------------------------------------------------------- */
+
+struct service_key {
+	struct addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 zero;
+};
+_Static_assert(sizeof(struct service_key) == 20, "service_key");
+
+struct service {
+	__u32 id; /* stable while the frontend exists; names it in skep_affinity */
+	__u32 backends; /* list number in skep_backend; a changed list has a new number */
+	__u32 count; /* 0: refuse */
+	__u32 affinity_seconds; /* 0: none */
+};
+_Static_assert(sizeof(struct service) == 16, "service");
+
+struct backend_key {
+	__u32 backends;
+	__u32 slot;
+};
+_Static_assert(sizeof(struct backend_key) == 8, "backend_key");
+
+struct backend {
+	struct addr addr;
+	__be16 port;
+	__u16 zero;
+};
+_Static_assert(sizeof(struct backend) == 20, "backend");
+
+struct affinity_key {
+	struct addr client; /* an address, or a network namespace's cookie in the last two words */
+	__u32 service;
+};
+_Static_assert(sizeof(struct affinity_key) == 20, "affinity_key");
+
+struct affinity {
+	__u64 last_used; /* ns, CLOCK_MONOTONIC */
+	struct backend backend;
+	__u32 zero;
+};
+_Static_assert(sizeof(struct affinity) == 32, "affinity");
+
+/* Which address a socket asked for when it was given a backend. */
+struct origin_key {
+	__u64 cookie;
+	struct addr backend;
+	__be16 port;
+	__u8 proto;
+	__u8 zero[5];
+};
+_Static_assert(sizeof(struct origin_key) == 32, "origin_key");
+
+struct origin {
+	struct addr addr;
+	__be16 port;
+	__u16 zero;
+	__u32 service;
+};
+_Static_assert(sizeof(struct origin) == 24, "origin");
+
+#endif

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * The two programs of a pod's host-side device.
+ *
+ *   skep_tc_pod_from  tc ingress: everything the pod sends
+ *   skep_tc_pod_to    tc egress: what reaches the pod through the stack, that is from this node or from elsewhere
+ *
+ * Traffic between two pods of a node is judged for both ends by the first program and redirected straight into the other
+ * pod; the second never sees it.
+ */
+#include "lib/flow.h"
+#include "lib/lb.h"
+#include "lib/nat.h"
+#include "lib/spoof.h"
+
+/* The translation that a packet's flow is under. */
+struct translation {
+	struct addr service;
+	__be16 port;
+	bool active;
+};
+
+static __always_inline long index_insert(struct ct_key *key, const struct backend *to, bool src_is_a)
+{
+	struct ct_entry entry = {
+		.nat = to->addr,
+		.nat_port = to->port,
+		.flags = CT_INDEX | (src_is_a ? 0 : CT_FROM_B),
+	};
+
+	entry.created = entry.last_seen = bpf_ktime_get_ns();
+	return ct_insert(key, &entry);
+}
+
+/* Turns the packet's tuple towards the backend, remembering the Service. */
+static __always_inline void translate(struct packet *p, struct translation *t, const struct addr *addr, __be16 port)
+{
+	t->service = p->dst;
+	t->port = p->dport;
+	t->active = true;
+	p->dst = *addr;
+	p->dport = port;
+}
+
+/* A packet to an address that no flow knows: to a Service perhaps. */
+static __always_inline enum reason balance(struct packet *p, struct ct_key *key, bool src_is_a, struct translation *t)
+{
+	struct service *service;
+	struct backend to;
+
+	if (!lb_may_be_service(&p->dst) || p->flags & (PACKET_ICMP_ERROR | PACKET_LATER_FRAGMENT))
+		return SKEP_REASON_NONE;
+	service = lb_service(&p->dst, p->dport, p->proto);
+	if (!service)
+		return SKEP_REASON_NONE;
+	if (!service->count || !lb_choose(service, &p->src, &to))
+		return SKEP_REASON_NO_BACKEND;
+	if (index_insert(key, &to, src_is_a))
+		return SKEP_REASON_CT_FULL;
+	translate(p, t, &to.addr, to.port);
+	return SKEP_REASON_NONE;
+}
+
+/*
+ * Finds the flow of a packet from a pod, translating towards a backend on the way. On return p and key are those after
+ * translation and *found is the entry, if any.
+ */
+static __always_inline enum reason find_flow(struct packet *p, struct ct_key *key, bool *src_is_a, struct ct_entry **found,
+					     struct translation *t)
+{
+	struct ct_entry *entry;
+	enum reason reason;
+
+	*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
+	entry = ct_lookup(key);
+	if (entry && !(entry->flags & CT_INDEX)) {
+		*found = entry;
+		return SKEP_REASON_NONE;
+	}
+	if (entry) {
+		struct addr backend = entry->nat;
+		__be16 port = entry->nat_port;
+		struct ct_key service_key = *key;
+		bool service_src_is_a = *src_is_a;
+
+		entry->last_seen = bpf_ktime_get_ns();
+		translate(p, t, &backend, port);
+		*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
+		*found = ct_lookup(key);
+		/* A new connection from a port used before chooses afresh: the old backend may be gone. */
+		if (!(p->flags & PACKET_OPENS) || (*found && !ct_closed(*found)))
+			return SKEP_REASON_NONE;
+		p->dst = t->service;
+		p->dport = t->port;
+		t->active = false;
+		*key = service_key;
+		*src_is_a = service_src_is_a;
+	}
+	*found = NULL;
+	reason = balance(p, key, *src_is_a, t);
+	if (reason || !t->active)
+		return reason;
+	*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
+	*found = ct_lookup(key);
+	return SKEP_REASON_NONE;
+}
+
+/* A flow under a translation and one without it cannot share a tuple: replies could not be told apart. */
+static __always_inline bool tuple_conflict(const struct ct_entry *entry, const struct translation *t, bool forward)
+{
+	if (!forward)
+		return t->active;
+	if (!(entry->flags & CT_SERVICE))
+		return t->active;
+	return !t->active || !addr_equal(&entry->nat, &t->service) || entry->nat_port != t->port;
+}
+
+static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, bool translated, __u32 rule)
+{
+	struct local *local;
+	void *data, *end;
+
+	if (p->flags & PACKET_ICMP_ERROR) {
+		/* p's tuple is the reported flow's; the frame's own destination is left to routing. */
+		skb->mark |= SKEP_MARK_JUDGED;
+		return finish(skb, SKEP_REASON_RELATED, rule);
+	}
+	local = bpf_map_lookup_elem(&skep_local, &p->dst);
+	if (!local)
+		return finish(skb, SKEP_REASON_TO_STACK, rule);
+	if (local->flags & ENDPOINT_NO_REDIRECT) {
+		skb->mark |= SKEP_MARK_JUDGED;
+		return finish(skb, SKEP_REASON_TO_STACK, rule);
+	}
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (data + ETH_HLEN <= end) {
+		struct ethhdr *eth = data;
+
+		__builtin_memcpy(eth->h_dest, local->mac, SKEP_MAC_LEN);
+		__builtin_memcpy(eth->h_source, local->host_mac, SKEP_MAC_LEN);
+	}
+	finish(skb, SKEP_REASON_TO_LOCAL, rule);
+	return bpf_redirect_peer(local->ifindex, 0);
+}
+
+static __always_inline enum reason spoof_check(struct __sk_buff *skb, const struct packet *p, const struct addr *src,
+					       const struct endpoint *ep)
+{
+	if (p->flags & PACKET_NEIGHBOUR)
+		return spoof_nd(skb, p, ep);
+	if (p->ethertype == bpf_htons(ETH_P_IP)) {
+		if (!addr_equal(src, &ep->addr4))
+			return SKEP_REASON_SPOOFED_IPV4;
+	} else if (!addr_equal(src, &ep->addr6)) {
+		return SKEP_REASON_SPOOFED_IPV6;
+	}
+	return is_dhcp_server(p) ? SKEP_REASON_DHCP_SERVER : SKEP_REASON_NONE;
+}
+
+/* The source in the frame's own header, whatever the packet reports on. */
+static __always_inline enum reason frame_source(struct __sk_buff *skb, struct addr *src)
+{
+	__be32 v4;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), &v4, sizeof(v4)))
+			return SKEP_REASON_MALFORMED;
+		addr_set4(src, v4);
+		return SKEP_REASON_NONE;
+	}
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, saddr), src, sizeof(*src)))
+		return SKEP_REASON_MALFORMED;
+	return SKEP_REASON_NONE;
+}
+
+static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint *ep, struct packet *p)
+{
+	struct translation t = {};
+	struct ct_entry *entry = NULL;
+	bool src_is_a, forward;
+	struct ct_key key;
+	enum reason reason;
+	verdict v;
+
+	reason = find_flow(p, &key, &src_is_a, &entry, &t);
+	if (reason)
+		return finish(skb, reason, 0);
+	forward = entry && ct_from_initiator(entry, src_is_a);
+	if (entry && flow_explains(entry, p, forward)) {
+		if (!(p->flags & PACKET_ICMP_ERROR) && tuple_conflict(entry, &t, forward))
+			return finish(skb, SKEP_REASON_SERVICE_TUPLE, 0);
+		v = flow_known(entry, p, forward);
+		if (verdict_reason(v))
+			return finish(skb, verdict_reason(v), verdict_rule(v));
+		if (!forward && entry->flags & CT_SERVICE && !(p->flags & PACKET_ICMP_ERROR) &&
+		    rewrite_src(skb, p, &entry->nat, entry->nat_port))
+			return finish(skb, SKEP_REASON_REWRITE, 0);
+	} else {
+		v = flow_new(&key, p, skb->ifindex, ifindex_of(&p->dst),
+			     (src_is_a ? 0 : CT_FROM_B) | (t.active ? CT_SERVICE : 0), &t.service, t.port);
+		if (verdict_reason(v))
+			return finish(skb, verdict_reason(v), verdict_rule(v));
+	}
+	if (t.active && rewrite_dst(skb, p))
+		return finish(skb, SKEP_REASON_REWRITE, 0);
+	return to_destination(skb, p, t.active, verdict_rule(v));
+}
+
+SEC("tc")
+int skep_tc_pod_from(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct endpoint *ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
+	struct packet p = {};
+	struct addr src;
+	enum reason reason;
+
+	skb->mark &= ~SKEP_MARK_JUDGED;
+	if (!ep)
+		return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
+	if (skb->protocol == bpf_htons(ETH_P_ARP) && !skb->vlan_present) {
+		reason = spoof_arp(skb, ep);
+		return finish(skb, reason ? reason : SKEP_REASON_NEIGHBOUR, 0);
+	}
+	reason = packet_parse(skb, &p);
+	if (reason == SKEP_REASON_MALFORMED || reason == SKEP_REASON_L2_PROTOCOL || reason == SKEP_REASON_V4_MAPPED)
+		return finish(skb, reason, 0);
+	if (p.flags & PACKET_ICMP_ERROR) {
+		if (frame_source(skb, &src))
+			return finish(skb, SKEP_REASON_MALFORMED, 0);
+	} else {
+		src = p.src;
+	}
+	reason = reason ?: spoof_check(skb, &p, &src, ep);
+	if (reason)
+		return finish(skb, reason, 0);
+	if (p.flags & PACKET_NEIGHBOUR)
+		return finish(skb, SKEP_REASON_NEIGHBOUR, 0);
+	/* A pod reports on its own flows only. */
+	if (p.flags & PACKET_ICMP_ERROR && !addr_equal(&p.src, &src))
+		return finish(skb, SKEP_REASON_ICMP_NO_FLOW, 0);
+	if (!(ep->flags & ENDPOINT_POLICY))
+		return finish(skb, SKEP_REASON_NO_POLICY, 0);
+	return from_pod(skb, ep, &p);
+}
+
+SEC("tc")
+int skep_tc_pod_to(struct __sk_buff *skb)
+{
+	/* Nobody but this node's own stack sends packets that came in by no device. */
+	bool from_node = skb->ingress_ifindex == 0;
+	struct packet p = {};
+	struct ct_entry *entry;
+	bool src_is_a, forward;
+	struct ct_key key;
+	enum reason reason;
+	verdict v;
+
+	if (skb->mark & SKEP_MARK_JUDGED) {
+		skb->mark &= ~SKEP_MARK_JUDGED;
+		return finish(skb, SKEP_REASON_ALREADY_JUDGED, 0);
+	}
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return finish(skb, from_node ? SKEP_REASON_NEIGHBOUR : SKEP_REASON_L2_PROTOCOL, 0);
+	reason = packet_parse(skb, &p);
+	if (p.flags & PACKET_NEIGHBOUR && from_node)
+		return finish(skb, SKEP_REASON_NEIGHBOUR, 0);
+	if (reason)
+		return finish(skb, from_node ? SKEP_REASON_FROM_NODE : reason, 0);
+
+	src_is_a = ct_key_of(&key, &p.src, &p.dst, p.sport, p.dport, p.proto);
+	entry = ct_lookup(&key);
+	forward = entry && ct_from_initiator(entry, src_is_a);
+	if (entry && !(entry->flags & CT_INDEX) && flow_explains(entry, &p, forward)) {
+		v = flow_known(entry, &p, forward);
+		if (verdict_reason(v) && !from_node)
+			return finish(skb, verdict_reason(v), verdict_rule(v));
+		if (p.flags & PACKET_ICMP_ERROR)
+			return finish(skb, SKEP_REASON_RELATED, verdict_rule(v));
+		if (!forward && entry->flags & CT_SERVICE && rewrite_src(skb, &p, &entry->nat, entry->nat_port))
+			return finish(skb, SKEP_REASON_REWRITE, 0);
+	} else {
+		/* A process of the node is exempt. The sender is no pod of this node: its packet would carry the mark. */
+		v = flow_new(&key, &p, 0, from_node ? 0 : skb->ifindex,
+			     (src_is_a ? 0 : CT_FROM_B) | (from_node ? CT_FROM_NODE : 0), NULL, 0);
+		if (verdict_reason(v) && !from_node)
+			return finish(skb, verdict_reason(v), verdict_rule(v));
+	}
+	return finish(skb, from_node ? SKEP_REASON_FROM_NODE : SKEP_REASON_TO_POD, verdict_rule(v));
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpfmap
+
+import (
+	"net/netip"
+
+	"skep.dev/skep/datapath/bpfobj"
+)
+
+// Tuple is a flow seen from its initiator.
+type Tuple struct {
+	Protocol uint8
+	Src, Dst netip.AddrPort
+}
+
+// FlowKey is the key of a flow. It reports whether Src is end a. The order must be that of ct_key_of in bpf/lib/ct.h, which
+// a test in tests/datapath checks against the program.
+func FlowKey(t Tuple) (bpfobj.SkepCtKey, bool) {
+	src, dst := AddrOf(t.Src.Addr()), AddrOf(t.Dst.Addr())
+	sport, dport := PortOf(t.Src.Port()), PortOf(t.Dst.Port())
+	key := bpfobj.SkepCtKey{Proto: t.Protocol}
+	srcFirst := before(src, dst, sport, dport)
+	if srcFirst {
+		key.A, key.B, key.PortA, key.PortB = src, dst, sport, dport
+	} else {
+		key.A, key.B, key.PortA, key.PortB = dst, src, dport, sport
+	}
+	return key, srcFirst
+}
+
+func before(a, b bpfobj.SkepAddr, portA, portB uint16) bool {
+	word := func(a bpfobj.SkepAddr, i int) uint64 { return uint64(a.W[i+1])<<32 | uint64(a.W[i]) }
+	for _, i := range []int{0, 2} {
+		if x, y := word(a, i), word(b, i); x != y {
+			return x < y
+		}
+	}
+	return portA <= portB
+}
+
+// FlowTuple is the flow of an entry, seen from its initiator.
+func FlowTuple(key bpfobj.SkepCtKey, entry bpfobj.SkepCtEntry) Tuple {
+	a := netip.AddrPortFrom(Addr(key.A), PortOf(key.PortA))
+	b := netip.AddrPortFrom(Addr(key.B), PortOf(key.PortB))
+	if bpfobj.SkepCtFlag(entry.Flags)&bpfobj.SkepCtFlagCT_FROM_B != 0 {
+		a, b = b, a
+	}
+	return Tuple{Protocol: key.Proto, Src: a, Dst: b}
+}

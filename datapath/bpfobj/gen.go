@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpfobj
+
+// clang 19 and llvm-strip 19 are pinned: verifier costs recorded in the tree depend on the compiler.
+
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem layout -type addr -type endpoint -type endpoint_name -type local -type state -type cidr_key -type row -type block -type set -type peer_key -type port_key -type range_key -type rule_key -type rule -type rule_count -type metric -type ct_key -type ct_entry -type frag_key -type frag_ports -type service_key -type service -type backend_key -type backend -type affinity_key -type affinity -type origin_key -type origin Skep ../../bpf/layout.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem pod -no-global-types Pod ../../bpf/tc_pod.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// Limits of the look-up structure; bpf/skep/types.h asserts the same.
+const (
+	BlockWords = 8
+	BlockBits  = 64 * BlockWords
+	MaxBlocks  = 32
+	// MaxRules is how many rules one set can have.
+	MaxRules = BlockBits * MaxBlocks
+)
+
+// Block is one piece of a row.
+type Block [BlockWords]uint64
+
+// Row is a bit-vector over the rules of a set. Only blocks with a bit set are kept.
+type Row struct {
+	// Present has bit i set when block i of the vector is kept.
+	Present uint32
+	// Blocks are the kept ones in order.
+	Blocks []Block
+}
+
+// Key identifies equal rows.
+func (r Row) Key() string {
+	out := make([]byte, 0, 4+len(r.Blocks)*BlockWords*8)
+	out = binary.LittleEndian.AppendUint32(out, r.Present)
+	for _, block := range r.Blocks {
+		for _, word := range block {
+			out = binary.LittleEndian.AppendUint64(out, word)
+		}
+	}
+	return string(out)
+}
+
+// vector is a dense bit-vector while rows are put together.
+type vector []uint64
+
+func (v *vector) set(bit int) {
+	for len(*v) <= bit/64 {
+		*v = append(*v, 0)
+	}
+	(*v)[bit/64] |= 1 << (bit % 64)
+}
+
+func (v *vector) or(other vector) {
+	for len(*v) < len(other) {
+		*v = append(*v, 0)
+	}
+	for i, word := range other {
+		(*v)[i] |= word
+	}
+}
+
+func union(vectors ...vector) vector {
+	var out vector
+	for _, v := range vectors {
+		out.or(v)
+	}
+	return out
+}
+
+func (v vector) row() Row {
+	var r Row
+	for first := 0; first < len(v); first += BlockWords {
+		var block Block
+		copy(block[:], v[first:])
+		if block != (Block{}) {
+			r.Present |= 1 << (first / BlockWords)
+			r.Blocks = append(r.Blocks, block)
+		}
+	}
+	return r
+}
+
+// Has reports whether a bit is set.
+func (r Row) Has(bit int) bool {
+	block := bit / BlockBits
+	if r.Present&(1<<block) == 0 {
+		return false
+	}
+	word := r.Blocks[bits.OnesCount32(r.Present&(1<<block-1))][bit%BlockBits/64]
+	return word&(1<<(bit%64)) != 0
+}

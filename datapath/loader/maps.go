@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"skep.dev/skep/datapath/bpfobj"
+)
+
+// LayoutVersion is part of every pin's name. It changes when a key or value in bpf/skep/types.h changes its meaning, so that an
+// old agent and a new one never misread each other's maps.
+const LayoutVersion = 1
+
+func (o *Objects) loadMaps(options Options) (map[string]*ebpf.Map, error) {
+	spec, err := bpfobj.LoadSkep()
+	if err != nil {
+		return nil, fmt.Errorf("read the map layout: %w", err)
+	}
+	if options.PinDir != "" {
+		if err := os.MkdirAll(options.PinDir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the directory of pinned maps: %w", err)
+		}
+	}
+	loaded := map[string]*ebpf.Map{}
+	for name, m := range spec.Maps {
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		if entries, ok := options.MaxEntries[name]; ok {
+			m.MaxEntries = entries
+		}
+		m.Contents = nil
+		made, err := adoptOrMake(m, options.PinDir)
+		if err != nil {
+			return nil, err
+		}
+		o.owned = append(o.owned, made)
+		loaded[name] = made
+	}
+	if err := loaded[flowTables].Put(uint32(0), loaded[firstTable]); err != nil {
+		return nil, fmt.Errorf("enter the connection table: %w", err)
+	}
+	return loaded, nil
+}
+
+// adoptOrMake takes a pinned map as it is, or makes and pins a new one. A pinned map of another size is kept: its content is
+// worth more than the wish.
+func adoptOrMake(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
+	if pinDir == "" {
+		return create(spec)
+	}
+	path := filepath.Join(pinDir, fmt.Sprintf("%s_v%d", spec.Name, LayoutVersion))
+	pinned, err := ebpf.LoadPinnedMap(path, nil)
+	switch {
+	case err == nil:
+		return pinned, matches(pinned, spec, path)
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("open pinned map %s: %w", path, err)
+	}
+	made, err := create(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := made.Pin(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin map %s: %w", path, err), made.Close())
+	}
+	return made, nil
+}
+
+func matches(pinned *ebpf.Map, spec *ebpf.MapSpec, path string) error {
+	if pinned.Type() == spec.Type && pinned.KeySize() == spec.KeySize && pinned.ValueSize() == max(spec.ValueSize, 4) {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("pinned map %s was made by another version of skep", path), pinned.Close())
+}
+
+func create(spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	made, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make map %s: %w", spec.Name, err)
+	}
+	return made, nil
+}

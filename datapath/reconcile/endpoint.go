@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+)
+
+func (n *Node) adoptEndpoints() error {
+	names, err := n.maps.EndpointName.All()
+	if err != nil {
+		return err
+	}
+	for ifindex, name := range names {
+		entry, ok, err := n.maps.Endpoint.Get(ifindex)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			// The process died while deleting: finish its work.
+			if err := n.maps.EndpointName.Remove(ifindex); err != nil {
+				return err
+			}
+			continue
+		}
+		ep := bpfmap.AdoptEndpoint(ifindex, entry, name)
+		n.endpoints[ep.ID] = ep
+	}
+	return nil
+}
+
+// Endpoints lists the endpoints in the maps, in order of their IDs.
+func (n *Node) Endpoints() []datapath.Endpoint {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]datapath.Endpoint, 0, len(n.endpoints))
+	for _, ep := range n.endpoints {
+		out = append(out, ep)
+	}
+	slices.SortFunc(out, func(a, b datapath.Endpoint) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// SetEndpoint enters a pod. Flows of an address that another pod had are forgotten first, so that the new owner inherits
+// nothing.
+func (n *Node) SetEndpoint(ep datapath.Endpoint) error {
+	if err := checkEndpoint(ep); err != nil {
+		return fmt.Errorf("endpoint %s: %w", ep.ID, err)
+	}
+	name, err := bpfmap.EndpointName(ep)
+	if err != nil {
+		return fmt.Errorf("endpoint %s: %w", ep.ID, err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before, known := n.endpoints[ep.ID]
+	if known {
+		if err := n.forget(before, without(before.Addrs, ep.Addrs), before.Ifindex != ep.Ifindex); err != nil {
+			return err
+		}
+	}
+	var inherited []netip.Addr
+	for _, addr := range ep.Addrs {
+		local, taken, err := n.maps.Local.Get(bpfmap.AddrOf(addr))
+		if err != nil {
+			return err
+		}
+		if taken && local.Ifindex != uint32(ep.Ifindex) {
+			inherited = append(inherited, addr)
+		}
+	}
+	if err := n.purgeFlows(inherited); err != nil {
+		return err
+	}
+	n.endpoints[ep.ID] = ep
+	if err := errors.Join(n.writeEndpoint(ep), n.maps.EndpointName.Put(uint32(ep.Ifindex), name)); err != nil {
+		return err
+	}
+	for _, addr := range ep.Addrs {
+		if err := n.maps.Local.Put(bpfmap.AddrOf(addr), bpfmap.Local(ep)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkEndpoint(ep datapath.Endpoint) error {
+	var families [2]int
+	for _, addr := range ep.Addrs {
+		if addr.Unmap().Is4() {
+			families[0]++
+		} else {
+			families[1]++
+		}
+	}
+	switch {
+	case ep.ID == "":
+		return errors.New("no ID")
+	case ep.Ifindex <= 0:
+		return fmt.Errorf("interface index %d", ep.Ifindex)
+	case len(ep.Addrs) == 0 || families[0] > 1 || families[1] > 1:
+		return fmt.Errorf("addresses %v: at least one and at most one of each family are needed", ep.Addrs)
+	}
+	return nil
+}
+
+// writeEndpoint writes the one entry that decides what a pod may send and under which policy.
+func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
+	entry := bpfmap.Endpoint(ep)
+	if ingress, egress, ok := n.policy.setNumbers(ep.ID); ok {
+		entry.IngressSet, entry.EgressSet = ingress, egress
+		entry.Flags |= uint32(bpfobj.SkepEndpointFlagENDPOINT_POLICY)
+	} else if n.policy.inherited != nil {
+		// No policy of this process yet: what the last one enforced stays in force.
+		before, ok, err := n.maps.Endpoint.Get(uint32(ep.Ifindex))
+		if err != nil {
+			return err
+		}
+		if ok && before.Addr4 == entry.Addr4 && before.Addr6 == entry.Addr6 {
+			entry.IngressSet, entry.EgressSet, entry.Flags = before.IngressSet, before.EgressSet, before.Flags
+		}
+	}
+	return n.maps.Endpoint.Put(uint32(ep.Ifindex), entry)
+}
+
+// DeleteEndpoint forgets a pod and the flows of its addresses.
+func (n *Node) DeleteEndpoint(id datapath.EndpointID) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ep, ok := n.endpoints[id]
+	if !ok {
+		return nil
+	}
+	if err := n.forget(ep, ep.Addrs, true); err != nil {
+		return fmt.Errorf("endpoint %s: %w", id, err)
+	}
+	delete(n.endpoints, id)
+	return nil
+}
+
+// forget removes addresses of an endpoint, and the endpoint itself if whole. An address that a newer pod has is that pod's.
+func (n *Node) forget(ep datapath.Endpoint, addrs []netip.Addr, whole bool) error {
+	var gone []netip.Addr
+	for _, addr := range addrs {
+		key := bpfmap.AddrOf(addr)
+		local, ok, err := n.maps.Local.Get(key)
+		if err != nil {
+			return err
+		}
+		if !ok || local.Ifindex != uint32(ep.Ifindex) {
+			continue
+		}
+		if err := n.maps.Local.Remove(key); err != nil {
+			return err
+		}
+		gone = append(gone, addr)
+	}
+	if whole {
+		ifindex := uint32(ep.Ifindex)
+		if err := errors.Join(n.maps.Endpoint.Remove(ifindex), n.maps.EndpointName.Remove(ifindex)); err != nil {
+			return err
+		}
+	}
+	return n.purgeFlows(gone)
+}
+
+// purgeFlows deletes every flow that has one of the addresses at an end.
+func (n *Node) purgeFlows(addrs []netip.Addr) error {
+	if len(addrs) == 0 {
+		return nil
+	}
+	gone := map[bpfobj.SkepAddr]bool{}
+	for _, addr := range addrs {
+		gone[bpfmap.AddrOf(addr)] = true
+	}
+	flows, err := n.maps.Flow.Keys()
+	if err != nil {
+		return err
+	}
+	for _, flow := range flows {
+		if gone[flow.A] || gone[flow.B] {
+			if err := n.maps.Flow.Remove(flow); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func without(addrs, others []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return slices.Contains(others, a) })
+}

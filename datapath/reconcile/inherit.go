@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"net/netip"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+	"skep.dev/skep/datapath/compile"
+)
+
+// inheritance lists the keys that were in the maps when this process took them over. Set and class numbers mean nothing
+// without the names behind them, which the maps do not hold; so the first policy is written beside what is there, endpoints move
+// over, and only then this is deleted.
+type inheritance struct {
+	sets   []uint32
+	peers  []bpfobj.SkepPeerKey
+	ports  []bpfobj.SkepPortKey
+	ranges []bpfobj.SkepRangeKey
+	rules  []bpfobj.SkepRuleKey
+	runs   []run
+}
+
+func adoptPolicy(n *Node) (*policy, error) {
+	p := &policy{
+		node:      n,
+		classes:   map[compile.ClassKey]uint32{compile.NoClass: noClass},
+		addresses: map[netip.Addr]uint32{},
+		prefixes:  map[compile.Prefix]uint32{},
+		sets:      map[datapath.SetID]*liveSet{},
+		counted:   map[datapath.RuleID]bool{},
+	}
+	sets, err1 := n.maps.Set.Keys()
+	peers, err2 := n.maps.Peer.All()
+	ports, err3 := n.maps.Port.All()
+	ranges, err4 := n.maps.Range.All()
+	rules, err5 := n.maps.Rule.Keys()
+	if err := errors.Join(err1, err2, err3, err4, err5, p.adoptClasses()); err != nil {
+		return nil, err
+	}
+	h := &inheritance{sets: sets, rules: rules}
+	used := map[run]bool{}
+	for key, row := range peers {
+		h.peers = append(h.peers, key)
+		used[runOf(row)] = true
+	}
+	for key, row := range ports {
+		h.ports = append(h.ports, key)
+		used[runOf(row)] = true
+	}
+	for key, row := range ranges {
+		h.ranges = append(h.ranges, key)
+		used[runOf(row)] = true
+	}
+	for r := range used {
+		if r.length > 0 {
+			h.runs = append(h.runs, r)
+		}
+	}
+	p.rows = newRowStore(n.maps.Block, n.clock.Now, h.runs)
+	if len(sets)+len(peers)+len(ports)+len(ranges)+len(rules) > 0 {
+		p.inherited = h
+	}
+	return p, nil
+}
+
+func (h *inheritance) remove(p *policy) error {
+	var errs []error
+	for _, key := range h.sets {
+		errs = append(errs, p.node.maps.Set.Remove(key))
+	}
+	for _, key := range h.peers {
+		errs = append(errs, p.node.maps.Peer.Remove(key))
+	}
+	for _, key := range h.ports {
+		errs = append(errs, p.node.maps.Port.Remove(key))
+	}
+	for _, key := range h.ranges {
+		errs = append(errs, p.node.maps.Range.Remove(key))
+	}
+	for _, key := range h.rules {
+		errs = append(errs, p.node.maps.Rule.Remove(key))
+	}
+	for _, r := range h.runs {
+		p.rows.rest(r)
+	}
+	return errors.Join(errs...)
+}
+
+// adoptClasses learns which addresses and prefixes have a class.
+func (p *policy) adoptClasses() error {
+	addresses, err := p.node.maps.Class.All()
+	if err != nil {
+		return err
+	}
+	for addr, class := range addresses {
+		p.addresses[bpfmap.Addr(addr)] = class
+	}
+	prefixes, err := p.node.maps.CIDR.All()
+	if err != nil {
+		return err
+	}
+	for key, class := range prefixes {
+		p.prefixes[bpfmap.CIDRPrefix(key)] = class
+	}
+	return nil
+}
+
+// inheritClasses gives classes the numbers that their addresses already have. Inherited sets, which are in force until the
+// endpoints move over, then go on to know every address, and a restart drops nothing.
+func (p *policy) inheritClasses(wanted *compile.Classes) {
+	taken := map[uint32]bool{noClass: true}
+	claim := func(key compile.ClassKey, number uint32) {
+		if _, has := p.classes[key]; !has && !taken[number] {
+			p.classes[key] = number
+			taken[number] = true
+		}
+	}
+	for addr, key := range wanted.Addresses {
+		claim(key, p.addresses[addr])
+	}
+	for prefix, key := range wanted.Prefixes {
+		claim(key, p.prefixes[prefix])
+	}
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+	"skep.dev/skep/datapath/compile"
+)
+
+const noClass = 0
+
+// policy is what the policy maps hold. It is used under the node's lock.
+type policy struct {
+	node      *Node
+	rows      *rowStore
+	classes   map[compile.ClassKey]uint32
+	addresses map[netip.Addr]uint32
+	prefixes  map[compile.Prefix]uint32
+	sets      map[datapath.SetID]*liveSet
+	endpoints map[datapath.EndpointID]datapath.EndpointPolicy
+	counted   map[datapath.RuleID]bool
+	// inherited is what an earlier process left: in force until the first policy of this one, deleted after it.
+	inherited *inheritance
+}
+
+// change is a policy on its way into the maps.
+type change struct {
+	state      *datapath.PolicyState
+	wanted     *compile.Classes
+	newSets    []*liveSet
+	newClasses []compile.ClassKey
+}
+
+/*
+apply makes before it breaks:
+
+	rows of new classes into every live set, new sets complete   nobody refers to them yet
+	addresses to their classes                                   both old and new sets know these
+	endpoints to their sets, one write each
+	generation                                                   known flows are judged again
+	what nobody refers to is deleted
+
+Whatever fails before the addresses flip is undone, and the last policy stays in force untouched.
+*/
+func (p *policy) apply(state *datapath.PolicyState, wanted *compile.Classes) error {
+	c := &change{state: state, wanted: wanted}
+	compiled, err := p.compileNew(state)
+	if err != nil {
+		return err
+	}
+	if err := p.checkRoom(c, compiled); err != nil {
+		return err
+	}
+	if err := p.make(c, compiled); err != nil {
+		return errors.Join(fmt.Errorf("prepare policy: %w", err), p.undo(c))
+	}
+	if err := p.flip(c); err != nil {
+		return fmt.Errorf("enforce policy: %w", err)
+	}
+	if err := p.node.bump(); err != nil {
+		return fmt.Errorf("start a policy generation: %w", err)
+	}
+	if err := p.collect(c); err != nil {
+		return fmt.Errorf("remove what the last policy left: %w", err)
+	}
+	return nil
+}
+
+func (p *policy) compileNew(state *datapath.PolicyState) ([]*compile.Set, error) {
+	var compiled []*compile.Set
+	for id, set := range state.Sets {
+		if id != set.ID {
+			return nil, fmt.Errorf("set %s is listed as %s", set.ID, id)
+		}
+		if p.sets[id] != nil {
+			continue // the identifier follows from the content
+		}
+		s, err := compile.NewSet(set)
+		if err != nil {
+			return nil, err
+		}
+		compiled = append(compiled, s)
+	}
+	for id, sets := range state.Endpoints {
+		if _, ok := state.Sets[sets.Ingress]; !ok {
+			return nil, fmt.Errorf("endpoint %s: ingress set %s is not defined", id, sets.Ingress)
+		}
+		if _, ok := state.Sets[sets.Egress]; !ok {
+			return nil, fmt.Errorf("endpoint %s: egress set %s is not defined", id, sets.Egress)
+		}
+	}
+	return compiled, nil
+}
+
+// checkRoom refuses a policy that cannot fit beside the present one before anything is written.
+func (p *policy) checkRoom(c *change, compiled []*compile.Set) error {
+	maps := p.node.maps
+	addresses, prefixes := len(p.addresses), len(p.prefixes)
+	for addr := range c.wanted.Addresses {
+		if _, ok := p.addresses[addr]; !ok {
+			addresses++
+		}
+	}
+	for prefix := range c.wanted.Prefixes {
+		if _, ok := p.prefixes[prefix]; !ok {
+			prefixes++
+		}
+	}
+	return errors.Join(
+		room(maps.Class.Map, maps.Class.Name, addresses),
+		room(maps.CIDR.Map, maps.CIDR.Name, prefixes),
+		room(maps.Set.Map, maps.Set.Name, len(p.sets)+len(compiled)),
+	)
+}
+
+func room(m *ebpf.Map, name string, entries int) error {
+	if entries <= int(m.MaxEntries()) {
+		return nil
+	}
+	return fmt.Errorf("%s holds %d entries, %d are needed: %w", name, m.MaxEntries(), entries, bpfmap.ErrFull)
+}
+
+// make writes everything that the new policy needs and the old one does not see.
+func (p *policy) make(c *change, compiled []*compile.Set) error {
+	if p.inherited != nil {
+		p.inheritClasses(c.wanted)
+	}
+	for class := range c.wanted.Atoms {
+		if _, known := p.classes[class]; !known {
+			p.node.state.NextClass++
+			p.classes[class] = p.node.state.NextClass
+			c.newClasses = append(c.newClasses, class)
+		}
+	}
+	firstSet := p.node.state.NextSet + 1
+	p.node.state.NextSet += uint32(len(compiled))
+	if err := p.node.saveState(); err != nil {
+		return err
+	}
+	if len(c.newClasses) > 0 {
+		for _, set := range p.sets {
+			if err := p.addClasses(set, c.newClasses, c.wanted.Atoms); err != nil {
+				return err
+			}
+		}
+	}
+	var all []compile.ClassKey
+	for class := range c.wanted.Atoms {
+		all = append(all, class)
+	}
+	for i, s := range compiled {
+		set, err := p.writeSet(s, firstSet+uint32(i))
+		c.newSets = append(c.newSets, set)
+		if err == nil {
+			err = p.addClasses(set, all, c.wanted.Atoms)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undo removes what make wrote. Class numbers stay used up: they are never given out twice.
+func (p *policy) undo(c *change) error {
+	var errs []error
+	for _, set := range c.newSets {
+		errs = append(errs, p.removeSet(set))
+	}
+	for _, class := range c.newClasses {
+		for _, set := range p.sets {
+			errs = append(errs, p.dropClass(set, p.classes[class]))
+		}
+		delete(p.classes, class)
+	}
+	return errors.Join(errs...)
+}
+
+// flip lets the new policy decide.
+func (p *policy) flip(c *change) error {
+	for _, set := range c.newSets {
+		p.sets[set.ID] = set
+	}
+	if err := p.flipAddresses(c.wanted); err != nil {
+		return err
+	}
+	p.endpoints = c.state.Endpoints
+	var errs []error
+	for _, ep := range p.node.endpoints {
+		errs = append(errs, p.node.writeEndpoint(ep))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *policy) flipAddresses(wanted *compile.Classes) error {
+	maps := p.node.maps
+	for addr, key := range wanted.Addresses {
+		class := p.classes[key]
+		if before, ok := p.addresses[addr]; ok && before == class {
+			continue
+		}
+		if err := maps.Class.Put(bpfmap.AddrOf(addr), class); err != nil {
+			return err
+		}
+		p.addresses[addr] = class
+	}
+	for prefix, key := range wanted.Prefixes {
+		class := p.classes[key]
+		if before, ok := p.prefixes[prefix]; ok && before == class {
+			continue
+		}
+		if err := maps.CIDR.Put(bpfmap.CIDRKey(prefix), class); err != nil {
+			return err
+		}
+		p.prefixes[prefix] = class
+	}
+	if len(p.prefixes) > 0 {
+		p.node.state.Flags |= uint32(bpfobj.SkepStateFlagSTATE_HAS_CIDR)
+	}
+	if err := p.node.saveState(); err != nil {
+		return err
+	}
+	for addr := range p.addresses {
+		if _, keep := wanted.Addresses[addr]; keep {
+			continue
+		}
+		if err := maps.Class.Remove(bpfmap.AddrOf(addr)); err != nil {
+			return err
+		}
+		delete(p.addresses, addr)
+	}
+	return p.dropPrefixes(wanted)
+}
+
+func (p *policy) dropPrefixes(wanted *compile.Classes) error {
+	for prefix := range p.prefixes {
+		if _, keep := wanted.Prefixes[prefix]; keep {
+			continue
+		}
+		if err := p.node.maps.CIDR.Remove(bpfmap.CIDRKey(prefix)); err != nil {
+			return err
+		}
+		delete(p.prefixes, prefix)
+	}
+	if len(p.prefixes) == 0 {
+		p.node.state.Flags &^= uint32(bpfobj.SkepStateFlagSTATE_HAS_CIDR)
+	}
+	return p.node.saveState()
+}
+
+// collect deletes sets and classes that are no longer in use.
+func (p *policy) collect(c *change) error {
+	var errs []error
+	for id, set := range p.sets {
+		if _, keep := c.state.Sets[id]; keep {
+			continue
+		}
+		errs = append(errs, p.removeSet(set))
+		delete(p.sets, id)
+	}
+	for class, number := range p.classes {
+		if _, keep := c.wanted.Atoms[class]; keep || class == compile.NoClass {
+			continue
+		}
+		for _, set := range p.sets {
+			errs = append(errs, p.dropClass(set, number))
+		}
+		delete(p.classes, class)
+	}
+	if p.inherited != nil {
+		errs = append(errs, p.inherited.remove(p))
+		p.inherited = nil
+	}
+	return errors.Join(errs...)
+}
+
+// countRule makes a counter for a rule. Counters are kept when a rule goes: its number is never reused.
+func (p *policy) countRule(rule datapath.RuleID) error {
+	if rule == 0 || p.counted[rule] {
+		return nil
+	}
+	zero := make([]bpfobj.SkepRuleCount, ebpf.MustPossibleCPU())
+	err := p.node.maps.RuleCount.Update(uint32(rule), zero, ebpf.UpdateNoExist)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("make the counter of rule %d: %w", rule, err)
+	}
+	p.counted[rule] = true
+	return nil
+}
+
+// setNumbers are the numbers of an endpoint's sets; false while no policy names it.
+func (p *policy) setNumbers(id datapath.EndpointID) (ingress, egress uint32, ok bool) {
+	sets, named := p.endpoints[id]
+	if !named {
+		return 0, 0, false
+	}
+	in, out := p.sets[sets.Ingress], p.sets[sets.Egress]
+	if in == nil || out == nil {
+		return 0, 0, false
+	}
+	return in.number, out.number, true
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package reconcile makes the maps of a node agree with intent: what is missing is added before anything refers to it, and what
+// nobody refers to any more is deleted last. It adopts what it finds in the maps.
+package reconcile
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+	"skep.dev/skep/datapath/compile"
+)
+
+// bumpInterval is the least time between two policy generations. Every generation has all flows judged again, so a busy cluster
+// must not make one per change.
+const bumpInterval = 10 * time.Millisecond
+
+// Clock is the time that a Node goes by.
+type Clock struct {
+	Now   func() time.Time
+	Sleep func(time.Duration)
+}
+
+// Node owns the content of one node's maps. All methods are safe for concurrent use.
+type Node struct {
+	maps  *bpfmap.Maps
+	clock Clock
+
+	mu        sync.Mutex // guards everything below
+	state     bpfobj.SkepState
+	bumped    time.Time
+	endpoints map[datapath.EndpointID]datapath.Endpoint
+	policy    *policy
+	services  map[datapath.Frontend]*liveService
+	retired   []retiredService
+}
+
+// New takes over the maps as they are.
+func New(maps *bpfmap.Maps, clock Clock) (*Node, error) {
+	n := &Node{
+		maps: maps, clock: clock,
+		endpoints: map[datapath.EndpointID]datapath.Endpoint{},
+		services:  map[datapath.Frontend]*liveService{},
+	}
+	var err error
+	if n.state, _, err = maps.State.Get(0); err != nil {
+		return nil, err
+	}
+	if n.state.Generation == 0 {
+		n.state.Generation = 1
+		if err := n.saveState(); err != nil {
+			return nil, err
+		}
+	}
+	if n.policy, err = adoptPolicy(n); err != nil {
+		return nil, fmt.Errorf("adopt policy: %w", err)
+	}
+	if err := n.adoptEndpoints(); err != nil {
+		return nil, fmt.Errorf("adopt endpoints: %w", err)
+	}
+	if err := n.adoptServices(); err != nil {
+		return nil, fmt.Errorf("adopt services: %w", err)
+	}
+	return n, nil
+}
+
+func (n *Node) saveState() error { return n.maps.State.Put(0, n.state) }
+
+// bump starts a new policy generation: every flow is judged again with its next packet.
+func (n *Node) bump() error {
+	if wait := bumpInterval - n.clock.Now().Sub(n.bumped); wait > 0 {
+		n.clock.Sleep(wait)
+	}
+	n.bumped = n.clock.Now()
+	n.state.Generation++
+	return n.saveState()
+}
+
+// SetPolicy makes a policy the one that is enforced. See policy.apply for the order.
+func (n *Node) SetPolicy(p *datapath.PolicyState) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	classes := compile.NewClasses(p)
+	return n.policy.apply(p, classes)
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"math/bits"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+	"skep.dev/skep/datapath/compile"
+)
+
+func runOf(r bpfobj.SkepRow) run {
+	return run{first: r.First, length: uint32(bits.OnesCount32(r.Blocks))}
+}
+
+// liveSet is a policy set in the maps.
+type liveSet struct {
+	*compile.Set
+	number uint32
+	// peers are the rows by class number.
+	peers map[uint32]*storedRow
+	ports map[compile.PortKey]*storedRow
+	spans map[compile.RangeKey]*storedRow
+}
+
+// writeSet puts all of a set into the maps but its header: programs do not see it yet. What was written before an error is
+// in the returned set, for removal.
+func (p *policy) writeSet(compiled *compile.Set, number uint32) (*liveSet, error) {
+	s := &liveSet{
+		Set: compiled, number: number,
+		peers: map[uint32]*storedRow{}, ports: map[compile.PortKey]*storedRow{}, spans: map[compile.RangeKey]*storedRow{},
+	}
+	maps := p.node.maps
+	if err := p.writePeer(s, uint32(noClass), compiled.NoPeer()); err != nil {
+		return s, err
+	}
+	for key, row := range compiled.Ports {
+		stored, err := p.rows.acquire(row)
+		if err != nil {
+			return s, err
+		}
+		s.ports[key] = stored
+		if err := maps.Port.Put(bpfmap.PortKey(number, key), stored.row); err != nil {
+			return s, err
+		}
+	}
+	for key, row := range compiled.Ranges {
+		stored, err := p.rows.acquire(row)
+		if err != nil {
+			return s, err
+		}
+		s.spans[key] = stored
+		if err := maps.Range.Put(bpfmap.RangeKey(number, key), stored.row); err != nil {
+			return s, err
+		}
+	}
+	for _, rule := range compiled.Rules {
+		if err := maps.Rule.Put(bpfobj.SkepRuleKey{Set: number, Index: uint32(rule.Bit)}, bpfmap.Rule(rule)); err != nil {
+			return s, err
+		}
+		if err := p.countRule(rule.ID); err != nil {
+			return s, err
+		}
+	}
+	return s, p.countRule(compiled.DefaultRule)
+}
+
+func (p *policy) writePeer(s *liveSet, class uint32, row compile.Row) error {
+	stored, err := p.rows.acquire(row)
+	if err != nil {
+		return err
+	}
+	if before := s.peers[class]; before != nil {
+		p.rows.release(before)
+	}
+	s.peers[class] = stored
+	return p.node.maps.Peer.Put(bpfobj.SkepPeerKey{Set: s.number, Class: class}, stored.row)
+}
+
+// addClasses writes the rows of classes, then declares the set complete for all classes numbered so far.
+func (p *policy) addClasses(s *liveSet, classes []compile.ClassKey, atoms map[compile.ClassKey][]datapath.AtomID) error {
+	for _, class := range classes {
+		row, differs := s.PeerRow(atoms[class])
+		if !differs {
+			continue
+		}
+		if err := p.writePeer(s, p.classes[class], row); err != nil {
+			return err
+		}
+	}
+	return p.node.maps.Set.Put(s.number, bpfmap.SetHeader(s.Set, p.node.state.NextClass))
+}
+
+// dropClass removes a class's row from a set.
+func (p *policy) dropClass(s *liveSet, class uint32) error {
+	stored := s.peers[class]
+	if stored == nil {
+		return nil
+	}
+	if err := p.node.maps.Peer.Remove(bpfobj.SkepPeerKey{Set: s.number, Class: class}); err != nil {
+		return err
+	}
+	p.rows.release(stored)
+	delete(s.peers, class)
+	return nil
+}
+
+// removeSet deletes a set that no endpoint refers to, header first.
+func (p *policy) removeSet(s *liveSet) error {
+	maps := p.node.maps
+	errs := []error{maps.Set.Remove(s.number)}
+	for class, stored := range s.peers {
+		errs = append(errs, maps.Peer.Remove(bpfobj.SkepPeerKey{Set: s.number, Class: class}))
+		p.rows.release(stored)
+	}
+	for key, stored := range s.ports {
+		errs = append(errs, maps.Port.Remove(bpfmap.PortKey(s.number, key)))
+		p.rows.release(stored)
+	}
+	for key, stored := range s.spans {
+		errs = append(errs, maps.Range.Remove(bpfmap.RangeKey(s.number, key)))
+		p.rows.release(stored)
+	}
+	for _, rule := range s.Rules {
+		errs = append(errs, maps.Rule.Remove(bpfobj.SkepRuleKey{Set: s.number, Index: uint32(rule.Bit)}))
+	}
+	return errors.Join(errs...)
+}
