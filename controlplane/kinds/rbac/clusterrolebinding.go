@@ -4,6 +4,7 @@ package rbac
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
 )
@@ -17,5 +18,15 @@ func ClusterRoleBinding() kinds.Kind {
 		ClusterScoped:       true,
 		NoGeneration:        true,
 		AllowCreateOnUpdate: true,
+		ValidateName:        validateName,
+		Default:             func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
+		Validate: func(b *rbacv1.ClusterRoleBinding) field.ErrorList {
+			return validateBinding(&b.RoleRef, b.Subjects, "ClusterRole")
+		},
+		ValidateUpdate: func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
+			return append(validateBinding(&b.RoleRef, b.Subjects, "ClusterRole"), validateRef(b.RoleRef, old.RoleRef)...)
+		},
+		Columns: bindingColumns(rbacv1.ClusterRoleBinding{}.SwaggerDoc()),
+		Row:     func(b *rbacv1.ClusterRoleBinding) []any { return bindingRow(&b.ObjectMeta, b.RoleRef, b.Subjects) },
 	})
 }

@@ -4,6 +4,7 @@ package rbac
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
 )
@@ -16,5 +17,9 @@ func Role() kinds.Kind {
 		Resource:            "roles",
 		NoGeneration:        true,
 		AllowCreateOnUpdate: true,
+		ValidateName:        validateName,
+		Validate:            func(r *rbacv1.Role) field.ErrorList { return validateRules(r.Rules, true) },
+		Columns:             roleColumns,
+		Row:                 func(r *rbacv1.Role) []any { return []any{r.Name, createdAt(r.CreationTimestamp)} },
 	})
 }

@@ -4,6 +4,7 @@ package rbac
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
 )
@@ -16,5 +17,15 @@ func RoleBinding() kinds.Kind {
 		Resource:            "rolebindings",
 		NoGeneration:        true,
 		AllowCreateOnUpdate: true,
+		ValidateName:        validateName,
+		Default:             func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
+		Validate: func(b *rbacv1.RoleBinding) field.ErrorList {
+			return validateBinding(&b.RoleRef, b.Subjects, "Role", "ClusterRole")
+		},
+		ValidateUpdate: func(b, old *rbacv1.RoleBinding) field.ErrorList {
+			return append(validateBinding(&b.RoleRef, b.Subjects, "Role", "ClusterRole"), validateRef(b.RoleRef, old.RoleRef)...)
+		},
+		Columns: bindingColumns(rbacv1.RoleBinding{}.SwaggerDoc()),
+		Row:     func(b *rbacv1.RoleBinding) []any { return bindingRow(&b.ObjectMeta, b.RoleRef, b.Subjects) },
 	})
 }
