@@ -232,7 +232,7 @@ func openLog(path string) (*os.File, error) {
 
 // tail returns the last lines of a file, for an error message.
 func tail(path string, lines int) string {
-	const enough = 16 << 10
+	const enough, maxLine = 64 << 10, 600
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -246,5 +246,11 @@ func tail(path string, lines int) string {
 	var b bytes.Buffer
 	_, _ = b.ReadFrom(f)
 	all := strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
+	all = all[max(0, len(all)-lines):]
+	for i, line := range all {
+		if len(line) > maxLine {
+			all[i] = line[:maxLine/2] + " ... " + line[len(line)-maxLine/2:]
+		}
+	}
+	return strings.Join(all, "\n")
 }

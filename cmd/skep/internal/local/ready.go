@@ -140,14 +140,24 @@ func podReady(p *corev1.Pod) bool {
 	})
 }
 
-// deadProcess names a process of the cluster that has ended, or nothing.
+// deadProcess names a process of the cluster that has ended, or nothing. Where several have, the one that the
+// others depend on comes first.
 func (u *upRun) deadProcess() string {
+	var dead []string
 	for name, r := range u.records() {
 		if !r.alive() {
+			dead = append(dead, name)
+		}
+	}
+	for _, name := range []string{"containerd", "server"} {
+		if slices.Contains(dead, name) {
 			return name
 		}
 	}
-	return ""
+	if len(dead) == 0 {
+		return ""
+	}
+	return slices.Min(dead)
 }
 
 // explain adds the end of the log that matters and what to do.
