@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clusterdns
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestDecide(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1", Annotations: map[string]string{Executable: "/usr/bin/skep"}}}
+	bare := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "u1"}}
+	good := wanted(node, "cluster.local")
+	with := func(change func(*corev1.Pod)) *corev1.Pod {
+		p := good.DeepCopy()
+		change(p)
+		return p
+	}
+	for _, c := range []struct {
+		name  string
+		node  *corev1.Node
+		there *corev1.Pod
+		want  action
+	}{
+		{"a node without the binary gets none", bare, nil, nothing},
+		{"a node with the binary gets one", node, nil, create},
+		{"it has one", node, good, nothing},
+		{"the API filled in defaults", node, with(func(p *corev1.Pod) { p.Spec.SchedulerName = "default-scheduler" }), nothing},
+		{"it has finished", node, with(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }), replace},
+		{"it is ending", node, with(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }), nothing},
+		{"the binary moved", node, with(func(p *corev1.Pod) { p.Spec.Volumes[0].HostPath.Path = "/old" }), replace},
+		{"the domain changed", node, with(func(p *corev1.Pod) { p.Spec.Containers[0].Command[3] = "old" }), replace},
+		{"it belongs to an earlier node of that name", node, with(func(p *corev1.Pod) { p.OwnerReferences[0].UID = "u0" }), replace},
+		{"the node is gone", nil, good, replace},
+		{"the node lost the binary", bare, good, replace},
+		{"the node and the pod are gone", nil, nil, nothing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got, _ := decide(c.node, c.there, "cluster.local"); got != c.want {
+				t.Errorf("action %d, want %d", got, c.want)
+			}
+		})
+	}
+	if good.Spec.NodeName != "n1" || good.Labels["k8s-app"] != "kube-dns" || good.Spec.Containers[0].Command[3] != "cluster.local" {
+		t.Errorf("%+v", good)
+	}
+}
