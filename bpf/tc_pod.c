@@ -22,14 +22,15 @@ struct translation {
 
 static __always_inline long index_insert(struct ct_key *key, const struct backend *to, bool src_is_a)
 {
-	struct ct_entry entry = {
-		.nat = to->addr,
-		.nat_port = to->port,
-		.flags = CT_INDEX | (src_is_a ? 0 : CT_FROM_B),
-	};
+	struct ct_entry *entry = ct_scratch();
 
-	entry.created = entry.last_seen = bpf_ktime_get_ns();
-	return ct_insert(key, &entry);
+	if (!entry)
+		return -1;
+	entry->created = entry->last_seen = bpf_ktime_get_ns();
+	entry->nat = to->addr;
+	entry->nat_port = to->port;
+	entry->flags = CT_INDEX | (src_is_a ? 0 : CT_FROM_B);
+	return ct_insert(key, entry);
 }
 
 /* Turns the packet's tuple towards the backend, remembering the Service. */
@@ -78,13 +79,8 @@ static __always_inline enum reason find_flow(struct packet *p, struct ct_key *ke
 		return SKEP_REASON_NONE;
 	}
 	if (entry) {
-		struct addr backend = entry->nat;
-		__be16 port = entry->nat_port;
-		struct ct_key service_key = *key;
-		bool service_src_is_a = *src_is_a;
-
 		entry->last_seen = bpf_ktime_get_ns();
-		translate(p, t, &backend, port);
+		translate(p, t, &entry->nat, entry->nat_port);
 		*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 		*found = ct_lookup(key);
 		/* A new connection from a port used before chooses afresh: the old backend may be gone. */
@@ -93,8 +89,7 @@ static __always_inline enum reason find_flow(struct packet *p, struct ct_key *ke
 		p->dst = t->service;
 		p->dport = t->port;
 		t->active = false;
-		*key = service_key;
-		*src_is_a = service_src_is_a;
+		*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 	}
 	*found = NULL;
 	reason = balance(p, key, *src_is_a, t);
@@ -115,7 +110,7 @@ static __always_inline bool tuple_conflict(const struct ct_entry *entry, const s
 	return !t->active || !addr_equal(&entry->nat, &t->service) || entry->nat_port != t->port;
 }
 
-static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, bool translated, __u32 rule)
+static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, __u32 rule)
 {
 	struct local *local;
 	void *data, *end;
@@ -174,7 +169,7 @@ static __always_inline enum reason frame_source(struct __sk_buff *skb, struct ad
 	return SKEP_REASON_NONE;
 }
 
-static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint *ep, struct packet *p)
+static __always_inline int from_pod(struct __sk_buff *skb, struct packet *p)
 {
 	struct translation t = {};
 	struct ct_entry *entry = NULL;
@@ -204,7 +199,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 	}
 	if (t.active && rewrite_dst(skb, p))
 		return finish(skb, SKEP_REASON_REWRITE, 0);
-	return to_destination(skb, p, t.active, verdict_rule(v));
+	return to_destination(skb, p, verdict_rule(v));
 }
 
 SEC("tc")
@@ -242,7 +237,7 @@ int skep_tc_pod_from(struct __sk_buff *skb)
 		return finish(skb, SKEP_REASON_ICMP_NO_FLOW, 0);
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return finish(skb, SKEP_REASON_NO_POLICY, 0);
-	return from_pod(skb, ep, &p);
+	return from_pod(skb, &p);
 }
 
 SEC("tc")

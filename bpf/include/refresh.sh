@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 multiarch=/usr/include/$(gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
 roots='bpf/bpf_helpers.h bpf/bpf_endian.h linux/bpf.h linux/if_ether.h linux/ip.h linux/ipv6.h
-	linux/in.h linux/in6.h linux/tcp.h linux/udp.h linux/pkt_cls.h linux/types.h'
+	linux/in.h linux/in6.h linux/tcp.h linux/udp.h linux/pkt_cls.h linux/types.h asm/errno.h'
 
 rm -rf bpf linux asm asm-generic
 for header in linux/types.h $roots; do

@@ -4,6 +4,7 @@
 #define SKEP_LIB_ADDR_H
 
 #include <stdbool.h>
+#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 

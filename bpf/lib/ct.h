@@ -71,6 +71,17 @@ static __always_inline long ct_insert(struct ct_key *key, struct ct_entry *entry
 	return current ? bpf_map_update_elem(current, key, entry, BPF_ANY) : -1;
 }
 
+/* A zeroed entry outside the stack, which has no room for it below the frames of the policy. Good until the next call. */
+static __always_inline struct ct_entry *ct_scratch(void)
+{
+	__u32 zero = 0;
+	struct ct_entry *entry = bpf_map_lookup_elem(&skep_scratch, &zero);
+
+	if (entry)
+		__builtin_memset(entry, 0, sizeof(*entry));
+	return entry;
+}
+
 static __always_inline bool ct_from_initiator(const struct ct_entry *entry, bool src_is_a)
 {
 	return src_is_a == !(entry->flags & CT_FROM_B);

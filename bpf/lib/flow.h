@@ -122,7 +122,6 @@ static __always_inline verdict flow_new(struct ct_key *key, const struct packet 
 	bool midflow = p->flags & PACKET_TCP && !(p->flags & PACKET_OPENS);
 	struct ct_entry *entry;
 	struct judgement j;
-	__u32 zero = 0;
 	verdict v;
 
 	if (p->flags & (PACKET_ONLY_REPLY | PACKET_ICMP_ERROR))
@@ -133,10 +132,9 @@ static __always_inline verdict flow_new(struct ct_key *key, const struct packet 
 		return verdict_of(SKEP_REASON_MIDFLOW_DENIED, verdict_rule(v));
 	if (verdict_reason(v))
 		return v;
-	entry = bpf_map_lookup_elem(&skep_scratch, &zero);
+	entry = ct_scratch();
 	if (!entry)
 		return verdict_of(SKEP_REASON_ERROR_MAP, 0);
-	__builtin_memset(entry, 0, sizeof(*entry));
 	entry->created = entry->last_seen = bpf_ktime_get_ns();
 	entry->packets[0] = 1;
 	entry->bytes[0] = p->len;

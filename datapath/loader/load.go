@@ -77,7 +77,10 @@ func Load(options Options) (*Objects, error) {
 
 // collections are the objects with programs.
 var collections = map[string]func() (*ebpf.CollectionSpec, error){
-	"tc_pod": bpfobj.LoadPod,
+	"tc_pod":      bpfobj.LoadPod,
+	"tc_host":     bpfobj.LoadHost,
+	"cgroup_sock": bpfobj.LoadSock,
+	"ct_expire":   bpfobj.LoadExpire,
 }
 
 func (o *Objects) loadPrograms(options Options, loaded map[string]*ebpf.Map) error {
