@@ -8,10 +8,12 @@
 package netdev
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -32,7 +34,10 @@ type Link struct {
 	Name  string
 	MTU   int
 	MAC   MAC
-	Up    bool
+	// Up is the administrative state.
+	Up bool
+	// Running says that the other end is up too and packets can be queued.
+	Running bool
 }
 
 // Handle programs one network namespace. It is safe for concurrent use.
@@ -115,6 +120,47 @@ func (h *Handle) SetUp(index int) error {
 	return nil
 }
 
+// AwaitRunning waits until a device that is up carries packets.
+//
+// Of the two ends of a veth, the one that came up first gets its queue only from the kernel's link watcher, a moment after the
+// other end has come up, and until then drops what it is given. The first packet to a new pod, or its answer, would be
+// lost and come again a second later.
+func (h *Handle) AwaitRunning(ctx context.Context, index int) error {
+	return await(ctx, fmt.Sprintf("link %d to run", index), func() (bool, error) {
+		l, err := h.nl.LinkByIndex(index)
+		if err != nil {
+			return false, fmt.Errorf("look up link %d: %w", index, err)
+		}
+		return l.Attrs().OperState == netlink.OperUp, nil
+	})
+}
+
+// AwaitAddr waits until packets to an address of this namespace are accepted. For IPv6 the kernel does that from a work queue,
+// also without duplicate address detection.
+func (h *Handle) AwaitAddr(ctx context.Context, a netip.Addr) error {
+	return await(ctx, "address "+a.String(), func() (bool, error) {
+		routes, err := h.nl.RouteGet(a.AsSlice())
+		if err != nil {
+			return false, nil // no route at all is how "not yet" may look too; the end of ctx is reported
+		}
+		return len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL, nil
+	})
+}
+
+// await polls: the kernel announces these things, but a subscription costs more than the one or two looks they take.
+func await(ctx context.Context, what string, done func() (bool, error)) error {
+	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
+		}
+	}
+}
+
 // SetDown takes a device down. A device that is gone is down.
 func (h *Handle) SetDown(index int) error {
 	if err := h.nl.LinkSetDown(byIndex(index)); err != nil && !isLinkNotFound(err) {
@@ -180,7 +226,7 @@ func byIndex(index int) netlink.Link {
 
 func fromNetlink(l netlink.Link) Link {
 	a := l.Attrs()
-	out := Link{Index: a.Index, Name: a.Name, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
+	out := Link{Index: a.Index, Name: a.Name, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, Running: a.OperState == netlink.OperUp}
 	copy(out.MAC[:], a.HardwareAddr)
 	return out
 }

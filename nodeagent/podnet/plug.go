@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,9 @@ const ifPrefix = "skep"
 
 // podIfName is the device inside the pod.
 const podIfName = "eth0"
+
+// awaitTimeout bounds what normally takes less than a millisecond.
+const awaitTimeout = 5 * time.Second
 
 // The next hops that every pod sees. They exist only as permanent neighbour entries of the host-side device.
 var (
@@ -57,7 +61,7 @@ var podSysctls = []sysctl{
 type sysctl struct{ name, value string }
 
 // plug makes the pod's namespace and devices or finds them, and makes them complete.
-func (n *Network) plug(rec record) (netdev.Link, error) {
+func (n *Network) plug(ctx context.Context, rec record) (netdev.Link, error) {
 	path := n.netnsPath(rec.UID)
 	link, err := n.nl.Link(rec.IfName)
 	if err == nil && netdev.IsNamespace(path) && link.Up {
@@ -86,7 +90,26 @@ func (n *Network) plug(rec record) (netdev.Link, error) {
 	if err := n.setUpHost(rec, link.Index); err != nil {
 		return netdev.Link{}, err
 	}
-	return link, nil
+	return link, awaitPod(ctx, pod, rec)
+}
+
+// awaitPod returns when the first packet to the pod will be answered.
+func awaitPod(ctx context.Context, pod *netdev.Handle, rec record) error {
+	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
+	defer cancel()
+	eth, err := pod.Link(podIfName)
+	if err != nil {
+		return err
+	}
+	if err := pod.AwaitRunning(ctx, eth.Index); err != nil {
+		return err
+	}
+	for _, a := range rec.Addrs {
+		if err := pod.AwaitAddr(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // namespace makes or finds the pod's namespace and returns a handle into it.

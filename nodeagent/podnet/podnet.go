@@ -169,7 +169,7 @@ func (n *Network) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	link, err := n.plug(rec)
+	link, err := n.plug(ctx, rec)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}

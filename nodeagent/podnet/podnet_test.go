@@ -244,6 +244,51 @@ func TestPodsReachEachOtherAndTheNodeReachesThem(t *testing.T) {
 	}
 }
 
+func TestTheFirstPacketToAndFromANewPodIsNotLost(t *testing.T) {
+	n := startNode(t)
+	old := n.attach(t, "uid-old")
+	for i := range 20 {
+		fresh := n.attach(t, fmt.Sprint("uid-", i))
+		for family := range fresh.Addrs {
+			serveOnce(t, fresh)
+			if lost := retransmits(t, old.NetNS, fresh.Addrs[family]); lost != 0 {
+				t.Errorf("%d packets to the new pod's %s were lost", lost, fresh.Addrs[family])
+			}
+			serveOnce(t, old)
+			if lost := retransmits(t, fresh.NetNS, old.Addrs[family]); lost != 0 {
+				t.Errorf("%d packets from the new pod's %s were lost", lost, fresh.Addrs[family])
+			}
+		}
+	}
+}
+
+// retransmits connects once and returns how many packets the kernel had to send again.
+func retransmits(t *testing.T, netns string, to netip.Addr) (lost int) {
+	t.Helper()
+	err := netdev.InNamespace(netns, func() error {
+		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, 80).String(), 10*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			return err
+		}
+		var info *unix.TCPInfo
+		ctlErr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+		if err = errors.Join(err, ctlErr); err != nil {
+			return err
+		}
+		lost = int(info.Total_retrans)
+		return nil
+	})
+	if err != nil {
+		t.Errorf("from %q to %s: %v", netns, to, err)
+	}
+	return lost
+}
+
 func TestAttachIsIdempotentAndTellsTheDatapath(t *testing.T) {
 	n := startNode(t)
 	first := n.attach(t, "uid-a")
@@ -362,11 +407,6 @@ func TestAttachRepairsWhatIsMissing(t *testing.T) {
 		if fmt.Sprint(got) != fmt.Sprint(a) {
 			t.Errorf("without %s the pod is attached as %+v, was %+v", name, got, a)
 		}
-		l, err := net.Listen("tcp", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.Close()
 		serveOnce(t, got)
 		ask(t, b.NetNS, got.Addrs[1])
 	}
