@@ -18,6 +18,8 @@ type affinityTerm struct {
 	selector          labels.Selector
 	key               string
 	weight            int64
+	// needs is empty when the term means pods of several namespaces.
+	needs []fact
 }
 
 // affinityTerms are a pod's wishes about other pods.
@@ -73,6 +75,9 @@ func readTerm(pod *corev1.Pod, t *corev1.PodAffinityTerm, weight int64) affinity
 		}
 	} else if len(out.namespaces) == 0 {
 		out.namespaces = []string{pod.Namespace}
+	}
+	if len(out.namespaces) == 1 && out.namespaceSelector == nil {
+		out.needs = needs(out.selector, out.namespaces[0])
 	}
 	return out
 }
@@ -155,6 +160,9 @@ func nearEnough(terms []affinityTerm, near []map[string]int, n *Node, first bool
 func (t *affinityTerm) domains(s *Snapshot) map[string]int {
 	out := map[string]int{}
 	for _, n := range s.Nodes {
+		if !n.facts.may(t.needs) {
+			continue
+		}
 		value, ok := n.API.Labels[t.key]
 		if !ok {
 			continue
@@ -205,7 +213,11 @@ func (podPreference) score(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
 			}
 		}
 	}
+	asks := len(p.affinity.preferred)+len(p.affinity.preferredAnti) > 0
 	for _, n := range s.Nodes {
+		if !asks && n.affinity == 0 {
+			continue
+		}
 		for _, other := range n.Pods {
 			add(p.affinity.preferred, other.API, n, 1)
 			add(p.affinity.preferredAnti, other.API, n, -1)

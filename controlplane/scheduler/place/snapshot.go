@@ -51,6 +51,8 @@ type Pod struct {
 	// Owner is the UID of the controller; empty without one.
 	Owner types.UID
 
+	facts     []fact
+	ownerFact []fact
 	required  nodeaffinity.RequiredNodeAffinity
 	preferred *nodeaffinity.PreferredSchedulingTerms
 	spread    []spreadConstraint
@@ -63,7 +65,9 @@ func NewPod(pod *corev1.Pod) *Pod {
 	p.UseCPU, p.UseMemory = expectedUse(pod, p.Requests)
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		p.Owner = ref.UID
+		p.ownerFact = []fact{ownerFact(ref.UID)}
 	}
+	p.facts = factsOf(pod, p.Owner)
 	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0 {
 		if terms, err := nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution); err == nil {
 			p.preferred = terms
@@ -85,6 +89,8 @@ type Node struct {
 	Used              Resources
 	UseCPU, UseMemory int64
 
+	zone                   string
+	facts                  facts
 	ports                  map[Port]int
 	owners                 map[types.UID]int // live pods by controller
 	antiAffinity, affinity int
@@ -99,6 +105,7 @@ func NewNode(node *corev1.Node) *Node {
 
 func (n *Node) describe(node *corev1.Node) {
 	n.API = node
+	n.zone = node.Labels[corev1.LabelTopologyZone]
 	n.Allocatable = resources(node.Status.Allocatable)
 	pods := node.Status.Allocatable[corev1.ResourcePods]
 	n.MaxPods = int(pods.Value())
@@ -114,6 +121,7 @@ func (n *Node) Describe(node *corev1.Node) *Node {
 // With returns a Node that also runs p.
 func (n *Node) With(p *Pod) *Node {
 	c := n.count(p, 1)
+	c.facts.add(p.facts)
 	c.Pods = append(slices.Clip(slices.Clone(n.Pods)), p)
 	return c
 }
@@ -126,6 +134,10 @@ func (n *Node) Without(uid types.UID) *Node {
 	}
 	c := n.count(n.Pods[at], -1)
 	c.Pods = slices.Delete(slices.Clone(n.Pods), at, at+1)
+	c.facts = facts{}
+	for _, p := range c.Pods {
+		c.facts.add(p.facts)
+	}
 	return c
 }
 
@@ -148,6 +160,14 @@ func (n *Node) count(p *Pod, sign int) *Node {
 		c.affinity += sign
 	}
 	return &c
+}
+
+// siblings counts the node's pods that have the same controller as p.
+func (n *Node) siblings(p *Pod) int {
+	if !n.facts.may(p.ownerFact) {
+		return 0
+	}
+	return n.owners[p.Owner]
 }
 
 func tally[K comparable](counts map[K]int, sign int, keys ...K) map[K]int {

@@ -19,6 +19,7 @@ type spreadConstraint struct {
 	honourAffinity  bool
 	honourTaints    bool
 	selectsTheirOwn bool // the pod itself matches the selector
+	needs           []fact
 }
 
 func spreadConstraints(pod *corev1.Pod) []spreadConstraint {
@@ -37,6 +38,7 @@ func spreadConstraints(pod *corev1.Pod) []spreadConstraint {
 			honourAffinity:  c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor,
 			honourTaints:    c.NodeTaintsPolicy != nil && *c.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
 			selectsTheirOwn: selector.Matches(labels.Set(pod.Labels)),
+			needs:           needs(selector, pod.Namespace),
 		}
 		if c.MinDomains != nil {
 			sc.minDomains = int(*c.MinDomains)
@@ -70,6 +72,9 @@ func (c *spreadConstraint) counts(s *Snapshot, p *Pod) map[string]int {
 
 func (c *spreadConstraint) matching(n *Node, namespace string) int {
 	count := 0
+	if !n.facts.may(c.needs) {
+		return 0
+	}
 	for _, other := range n.Pods {
 		if other.API.Namespace == namespace && other.API.DeletionTimestamp == nil && c.selector.Matches(labels.Set(other.API.Labels)) {
 			count++
@@ -167,26 +172,24 @@ const (
 
 // spreadOwner spreads the pods of one controller over zones first and nodes second.
 func spreadOwner(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
-	var zones map[string]int64
+	zones := map[string]int64{}
 	for _, n := range s.Nodes {
-		count := n.owners[p.Owner]
-		if zone, ok := n.API.Labels[corev1.LabelTopologyZone]; ok && count > 0 {
-			if zones == nil {
-				zones = map[string]int64{}
+		if n.zone != "" {
+			if count := n.siblings(p); count > 0 {
+				zones[n.zone] += int64(count)
 			}
-			zones[zone] += int64(count)
 		}
 	}
 	for i, n := range nodes {
-		out[i] = int64(n.owners[p.Owner])
+		out[i] = int64(n.siblings(p))
 	}
 	normalize(out, true)
-	if zones == nil {
+	if len(zones) == 0 {
 		return
 	}
 	byZone := make([]int64, len(nodes))
 	for i, n := range nodes {
-		byZone[i] = zones[n.API.Labels[corev1.LabelTopologyZone]]
+		byZone[i] = zones[n.zone]
 	}
 	normalize(byZone, true)
 	for i := range out {
