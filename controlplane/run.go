@@ -4,6 +4,7 @@ package controlplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -72,30 +73,40 @@ func run(ctx context.Context, config Config, listener net.Listener) error {
 	return serve(ctx, config, member, server)
 }
 
-// serve runs the server, then its in-process clients once it is ready. The clients stop before it.
+// serve runs the server, and its in-process clients once it is ready. What started last stops first.
 func serve(ctx context.Context, config Config, member *etcd.Member, server *apiserver.Server) error {
 	started := time.Now()
-	group, ctx := errgroup.WithContext(ctx)
+	serverCtx, stopServer := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServer()
+	servers, serverCtx := errgroup.WithContext(serverCtx)
 	if member != nil {
-		group.Go(func() error { return member.Wait(ctx) })
+		servers.Go(func() error { return member.Wait(serverCtx) })
 	}
-	group.Go(func() error { return server.Run(ctx) })
-	group.Go(func() error {
-		if err := server.WaitReady(ctx); err != nil {
-			return ignoreCanceled(ctx, err)
+	servers.Go(func() error { return server.Run(serverCtx) })
+
+	clients, clientCtx := errgroup.WithContext(ctx)
+	// A server that fails takes its clients along.
+	clientCtx, stopClients := context.WithCancel(clientCtx)
+	defer stopClients()
+	defer context.AfterFunc(serverCtx, stopClients)()
+	clients.Go(func() error {
+		if err := server.WaitReady(clientCtx); err != nil {
+			return ignoreCanceled(clientCtx, err)
 		}
 		config.Logger.Info("API server is ready", "took", time.Since(started))
-		return nil
+		return runClients(clientCtx, config, server)
 	})
-	group.Go(func() error {
+	clients.Go(func() error {
 		select {
 		case <-time.After(settle):
 			debug.FreeOSMemory()
-		case <-ctx.Done():
+		case <-clientCtx.Done():
 		}
 		return nil
 	})
-	return group.Wait()
+	err := clients.Wait()
+	stopServer()
+	return errors.Join(err, servers.Wait())
 }
 
 func ignoreCanceled(ctx context.Context, err error) error {

@@ -213,6 +213,8 @@ func (s *Server) newBuiltin(config *genericapiserver.Config, t *types, next gene
 	if err := s.registrar.serve(s.config.Kinds, config.RESTOptionsGetter); err != nil {
 		return nil, err
 	}
+	s.addReviews(s.registrar, config.Authentication.Authenticator,
+		&authorizationReviews{authorizer: config.Authorization.Authorizer, rules: config.RuleResolver})
 	groups := groupInfos(t, s.registrar.storage)
 	core := slices.IndexFunc(groups, func(g *genericapiserver.APIGroupInfo) bool { return g.PrioritizedVersions[0].Group == "" })
 	if core >= 0 {
@@ -273,6 +275,9 @@ func (s *Server) newAggregator(config genericapiserver.Config, etcd *options.Etc
 		return err
 	}
 	if err := s.serveDiscovery(server.GenericAPIServer); err != nil {
+		return err
+	}
+	if err := s.addBootstrap(server.GenericAPIServer); err != nil {
 		return err
 	}
 	prepared, err := server.PrepareRun()

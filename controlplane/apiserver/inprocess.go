@@ -4,38 +4,42 @@ package apiserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"sync"
-	"sync/atomic"
 )
 
 // inProcess is a transport that calls the server's handler instead of a socket: no TLS, no TCP, no HTTP framing.
 // Authentication, authorization, audit and fairness run as for any client, since they are part of the handler.
 type inProcess struct {
-	// handler is set once the server is assembled; its own parts hold clients before that.
-	handler atomic.Pointer[http.Handler]
+	// handler is set before assembled is closed.
+	handler   http.Handler
+	assembled chan struct{}
 }
 
-var errNotAssembled = errors.New("the API server is not assembled yet")
+func newInProcess() *inProcess { return &inProcess{assembled: make(chan struct{})} }
 
-func (t *inProcess) serve(h http.Handler) { t.handler.Store(&h) }
+// serve lets requests through. Parts of the server hold clients before that; their requests wait.
+func (t *inProcess) serve(h http.Handler) {
+	t.handler = h
+	close(t.assembled)
+}
 
 // RoundTrip returns when the handler wrote its header. The body is streamed: a watch's events arrive as they are
 // written, and closing the body ends the request's context.
 func (t *inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
-	handler := t.handler.Load()
-	if handler == nil {
-		return nil, errNotAssembled
+	select {
+	case <-t.assembled:
+	case <-req.Context().Done():
+		return nil, context.Cause(req.Context())
 	}
 	ctx, cancel := context.WithCancel(req.Context())
 	w := newStreamWriter(ctx, req)
 	go func() {
 		defer cancel()
 		defer w.finish()
-		(*handler).ServeHTTP(w, serverRequest(ctx, req))
+		t.handler.ServeHTTP(w, serverRequest(ctx, req))
 	}()
 	select {
 	case <-w.started:

@@ -19,7 +19,7 @@ import (
 
 // scaleResource serves /scale of a kind that has replicas.
 type scaleResource struct {
-	*resource
+	main  *resource
 	scale *kinds.Scale
 }
 
@@ -38,7 +38,7 @@ func (r *scaleResource) New() runtime.Object { return &autoscalingv1.Scale{} }
 func (r *scaleResource) Destroy() {}
 
 func (r *scaleResource) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
-	obj, err := r.Store.Get(ctx, name, options)
+	obj, err := r.main.Get(ctx, name, options)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (r *scaleResource) read(o kinds.Object) *autoscalingv1.Scale {
 func (r *scaleResource) Update(ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, _ rest.ValidateObjectFunc,
 	validate rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	info := &scaledObjectInfo{r: r, name: name, scale: objInfo, validate: validate}
-	obj, _, err := r.Store.Update(ctx, name, info, rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, options)
+	obj, _, err := r.main.Update(ctx, name, info, rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, options)
 	if err != nil {
 		return nil, false, err
 	}
@@ -67,7 +67,7 @@ func (r *scaleResource) Update(ctx context.Context, name string, objInfo rest.Up
 }
 
 func (r *scaleResource) ConvertToTable(ctx context.Context, obj, options runtime.Object) (*metav1.Table, error) {
-	return rest.NewDefaultTableConvertor(groupResource(r.kind)).ConvertToTable(ctx, obj, options)
+	return rest.NewDefaultTableConvertor(groupResource(r.main.kind)).ConvertToTable(ctx, obj, options)
 }
 
 // scaledObjectInfo turns an update of a Scale into an update of the object behind it.

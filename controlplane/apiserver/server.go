@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -69,7 +70,7 @@ type aggregator struct {
 
 // New assembles a server. It connects to the store but serves nothing before Run.
 func New(config Config) (*Server, error) {
-	s := &Server{config: config, transport: &inProcess{}}
+	s := &Server{config: config, transport: newInProcess()}
 	s.loopback = loopbackConfig(s.transport)
 	client, err := kubernetes.NewForConfig(s.Loopback())
 	if err != nil {
@@ -120,3 +121,16 @@ func (s *Server) Informers() informers.SharedInformerFactory { return s.informer
 
 // Client is a typed client on the in-process transport, as system:masters.
 func (s *Server) Client() kubernetes.Interface { return s.client }
+
+// CA is the PEM bundle by which clients know the server.
+func (s *Server) CA() []byte { return s.config.Authority.CA() }
+
+// port is where the server listens; it may have been chosen by the kernel.
+func (s *Server) port() (int32, error) {
+	_, text, err := net.SplitHostPort(s.config.Listener.Addr().String())
+	if err != nil {
+		return 0, fmt.Errorf("read the port of %s: %w", s.config.Listener.Addr(), err)
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	return int32(port), err
+}

@@ -61,7 +61,7 @@ func (r *registrar) serve(list []kinds.Kind, options generic.RESTOptionsGetter) 
 			r.add(res, "status", newStatusResource(t, res))
 		}
 		if k.Scale != nil {
-			r.add(res, "scale", &scaleResource{resource: res, scale: k.Scale})
+			r.add(res, "scale", &scaleResource{main: res, scale: k.Scale})
 		}
 	}
 	return nil

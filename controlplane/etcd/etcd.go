@@ -213,6 +213,7 @@ func (m *Member) Wait(ctx context.Context) error {
 
 // Close stops the store and waits until its files are closed.
 func (m *Member) Close() {
+	m.started.Store(false) // closing listeners makes etcd log errors
 	m.etcd.Close()
 	m.release()
 }
