@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"skep.dev/skep/nodeagent/podlog"
@@ -14,8 +16,8 @@ func containerLogCommand() *cobra.Command {
 		Short:  "Write the logs of a node's containers; outlives the agent",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return podlog.RunLogger(cmd.Context(), args[0], logger())
-		},
+		RunE: longRunning(func(ctx context.Context, args []string) error {
+			return podlog.RunLogger(ctx, args[0], logger())
+		}),
 	}
 }

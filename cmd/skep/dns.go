@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"skep.dev/skep/nodeagent/dns"
@@ -15,9 +17,9 @@ func dnsCommand() *cobra.Command {
 		Short:   "Answer for the cluster's names (runs as a pod on every node)",
 		GroupID: groupHost,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return dns.Run(cmd.Context(), cfg)
-		},
+		RunE: longRunning(func(ctx context.Context, _ []string) error {
+			return dns.Run(ctx, cfg)
+		}),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&cfg.Domain, "domain", "cluster.local", "the cluster's domain")

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -22,13 +23,13 @@ func forwardCommand() *cobra.Command {
 		Short:  "Carry connections from an inherited listener to an address",
 		Hidden: true,
 		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: longRunning(func(ctx context.Context, _ []string) error {
 			l, err := net.FileListener(os.NewFile(inheritedListener, from))
 			if err != nil {
 				return fmt.Errorf("descriptor %d is not a listener: %w", inheritedListener, err)
 			}
-			return forward.Run(cmd.Context(), l, to, logger())
-		},
+			return forward.Run(ctx, l, to, logger())
+		}),
 	}
 	cmd.Flags().StringVar(&to, "to", "", "address to dial for each connection")
 	cmd.Flags().StringVar(&from, "from", "", "address of the inherited listener, for people who read process lists")

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"skep.dev/skep/cmd/skep/internal/images"
@@ -15,9 +17,9 @@ func pullerCommand() *cobra.Command {
 		Short:  "Pull images for nodes that have no way to a registry",
 		Hidden: true,
 		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return images.Pull(cmd.Context(), containerd, listen)
-		},
+		RunE: longRunning(func(ctx context.Context, _ []string) error {
+			return images.Pull(ctx, containerd, listen)
+		}),
 	}
 	cmd.Flags().StringVar(&containerd, "containerd-socket", defaultContainerd, "containerd to pull into")
 	cmd.Flags().StringVar(&listen, "listen", "", "unix socket on which agents ask")

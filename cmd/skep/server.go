@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 
@@ -25,13 +26,13 @@ func serverCommand() *cobra.Command {
 		Short:   "Run the control plane: store, API server, controllers, scheduler",
 		GroupID: groupHost,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: longRunning(func(ctx context.Context, _ []string) error {
 			cfg, err := f.config()
 			if err != nil {
 				return err
 			}
-			return controlplane.Run(cmd.Context(), cfg)
-		},
+			return controlplane.Run(ctx, cfg)
+		}),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.cfg.DataDir, "data-dir", defaultServerDir, "where the store and the CA are")
