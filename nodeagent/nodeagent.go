@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nodeagent runs the pods of one node: it watches the API for pods bound to the node and makes containerd, the pod network and the
+// datapath agree with them.
+//
+// The agent may be killed at any moment. Containers, their output, the network and its policy go on without it; the next agent
+// adopts what it finds and restarts nothing.
+package nodeagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/nodeagent/cgroup"
+	"skep.dev/skep/nodeagent/checkpoint"
+	"skep.dev/skep/nodeagent/image"
+	"skep.dev/skep/nodeagent/intent"
+	"skep.dev/skep/nodeagent/podlog"
+	"skep.dev/skep/nodeagent/podnet"
+	"skep.dev/skep/nodeagent/runtime"
+	"skep.dev/skep/nodeagent/source"
+	"skep.dev/skep/nodeagent/status"
+	"skep.dev/skep/nodeagent/volume"
+)
+
+// Run is the node agent. It returns nil when ctx ends, which leaves all pods running, and an error when it cannot work at all.
+func Run(ctx context.Context, cfg Config, dp datapath.Datapath) error {
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("node agent configuration: %w", err)
+	}
+	if err := cfg.setDefaults(); err != nil {
+		return err
+	}
+	for _, dir := range []string{cfg.DataDir, cfg.RunDir, cfg.LogRoot} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	client, err := newClient(cfg)
+	if err != nil {
+		return err
+	}
+	a, err := newAgent(ctx, cfg, client)
+	if err != nil {
+		return err
+	}
+	defer a.containerd.Close()
+	network, err := podnet.New(podnet.Config{
+		NodeName: cfg.NodeName, RunDir: cfg.RunDir, DataDir: cfg.DataDir, Uplink: cfg.Uplink, Logger: cfg.Logger,
+	}, dp)
+	if err != nil {
+		return fmt.Errorf("pod network: %w", err)
+	}
+	defer network.Close()
+	a.net = network
+	return a.run(ctx, dp)
+}
+
+func newClient(cfg Config) (*kubernetes.Clientset, error) {
+	rc, err := clientcmd.BuildConfigFromFlags("", filepath.Join(cfg.Credentials, "kubeconfig"))
+	if err != nil {
+		return nil, fmt.Errorf("read credentials of node: %w", err)
+	}
+	rc.ContentType = apiruntime.ContentTypeProtobuf
+	rc.AcceptContentTypes = apiruntime.ContentTypeProtobuf + "," + apiruntime.ContentTypeJSON
+	rc.UserAgent = "skep-agent/" + KubeletVersion
+	// The API server protects itself; a limit here would only delay pods.
+	rc.QPS, rc.Burst = -1, -1
+	client, err := kubernetes.NewForConfig(rc)
+	if err != nil {
+		return nil, fmt.Errorf("make API client: %w", err)
+	}
+	return client, nil
+}
+
+// newAgent connects to containerd, waiting for it as long as it takes, and prepares the parts that need nothing else.
+func newAgent(ctx context.Context, cfg Config, client kubernetes.Interface) (*agent, error) {
+	log := cfg.Logger.With("component", "nodeagent", "node", cfg.NodeName)
+	m, err := inspect(cfg.DataDir, cfg.MaxPods)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := cgroup.Open()
+	if err != nil {
+		return nil, err
+	}
+	saved, err := checkpoint.New(filepath.Join(cfg.DataDir, "checkpoint"))
+	if err != nil {
+		return nil, err
+	}
+	objects := source.New(client)
+	a := &agent{
+		cfg: cfg, log: log, client: client, objects: objects, cgroups: groups, saved: saved, machine: m,
+		volumes: volume.New(filepath.Join(cfg.DataDir, "pods"), objects), status: status.New(client, log),
+		logs:      podlog.NewClient(filepath.Join(cfg.RunDir, "log"), cfg.Executable, log),
+		cidrReady: make(chan struct{}), workers: map[types.UID]*worker{}, pullLimit: make(chan struct{}, maxPulls),
+	}
+	if err := a.connect(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// maxPulls is how many images are pulled at once.
+const maxPulls = 5
+
+// connect opens containerd and makes sure of what pods need of it from the start.
+func (a *agent) connect(ctx context.Context) error {
+	return retry(ctx, 250*time.Millisecond, 5*time.Second, func() error {
+		client, err := containerd.New(a.cfg.ContainerdSocket, containerd.WithDefaultNamespace(a.cfg.ContainerdNamespace), containerd.WithTimeout(5*time.Second))
+		if err != nil {
+			return err
+		}
+		rt := runtime.New(client, a.cfg.NodeName)
+		version, err := rt.Version(ctx)
+		if err == nil {
+			err = image.EnsureBase(ctx, client)
+		}
+		if err != nil {
+			return errors.Join(err, client.Close())
+		}
+		a.containerd, a.runtime, a.images = client, rt, image.NewStore(client)
+		a.machine.info.ContainerRuntimeVersion = "containerd://" + version
+		a.puller = image.Direct{Client: client, HostsDir: "/etc/containerd/certs.d"}
+		if a.cfg.PullerSocket != "" {
+			a.puller = image.Remote{Socket: a.cfg.PullerSocket, Namespace: a.cfg.ContainerdNamespace}
+		}
+		return nil
+	}, func(err error) {
+		a.log.Error("containerd does not answer; install and start it (apt-get install containerd), or give its socket; will retry",
+			"socket", a.cfg.ContainerdSocket, "err", err)
+	})
+}
+
+// run starts everything in order and works until ctx ends or a part fails.
+func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
+	if err := a.logs.Ensure(ctx); err != nil {
+		return err
+	}
+	broadcaster := record.NewBroadcaster()
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
+	a.recorder = broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
+
+	if err := a.adoptAll(ctx); err != nil {
+		return fmt.Errorf("find containers of an earlier agent: %w", err)
+	}
+	all := informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(trim))
+	a.services = all.Core().V1().Services().Lister()
+	translator := intent.New(intent.Config{
+		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp, RulesPath: filepath.Join(a.cfg.DataDir, "rules"), Logger: a.cfg.Logger,
+	})
+	a.policy = translator
+	all.Start(ctx.Done())
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return translator.Run(ctx) })
+	group.Go(func() error { a.logs.Supervise(ctx); return nil })
+	group.Go(func() error { return a.serveKubelet(ctx) })
+	group.Go(func() error { return a.keepNode(ctx, dp) })
+	group.Go(func() error { return a.runPods(ctx, all.Core().V1().Services().Informer()) })
+	err := group.Wait()
+	a.running.Wait()
+	all.Shutdown()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// trim drops what nobody here reads from cached objects: managed fields are a good part of their size.
+func trim(obj any) (any, error) {
+	if o, ok := obj.(interface {
+		SetManagedFields([]metav1.ManagedFieldsEntry)
+	}); ok {
+		o.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// runPods follows the pods of this node.
+func (a *agent) runPods(ctx context.Context, services cache.SharedIndexInformer) error {
+	own := informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(trim),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName).String()
+		}))
+	pods := own.Core().V1().Pods()
+	if !cache.WaitForCacheSync(ctx.Done(), services.HasSynced) {
+		return nil
+	}
+	handle, err := pods.Informer().AddEventHandler(a.podHandler(ctx))
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	own.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), handle.HasSynced) {
+		return nil
+	}
+	list, err := pods.Lister().List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	a.removeOrphans(ctx, list)
+	<-ctx.Done()
+	own.Shutdown()
+	return nil
+}
