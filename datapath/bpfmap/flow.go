@@ -3,6 +3,9 @@
 package bpfmap
 
 import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"skep.dev/skep/datapath/bpfobj"
@@ -47,4 +50,39 @@ func FlowTuple(key bpfobj.SkepCtKey, entry bpfobj.SkepCtEntry) Tuple {
 		a, b = b, a
 	}
 	return Tuple{Protocol: key.Proto, Src: a, Dst: b}
+}
+
+// FlowEntry is the entry of a flow.
+type FlowEntry = bpfobj.SkepCtEntry
+
+// Answered says that the responder has sent something.
+func Answered(e FlowEntry) bool { return has(e.Tcp, bpfobj.SkepCtTcpCT_TCP_REPLIED) }
+
+// Established says that a TCP handshake was completed.
+func Established(e FlowEntry) bool { return has(e.Tcp, bpfobj.SkepCtTcpCT_TCP_ESTABLISHED) }
+
+// Closed says that a TCP connection has ended.
+func Closed(e FlowEntry) bool {
+	return has(e.Tcp, bpfobj.SkepCtTcpCT_TCP_RST) ||
+		(has(e.Tcp, bpfobj.SkepCtTcpCT_TCP_FIN_FORWARD) && has(e.Tcp, bpfobj.SkepCtTcpCT_TCP_FIN_BACK))
+}
+
+// Index says that the entry is not a flow but names a flow's backend under the tuple before translation.
+func Index(e FlowEntry) bool { return bpfobj.SkepCtFlag(e.Flags)&bpfobj.SkepCtFlagCT_INDEX != 0 }
+
+func has(state uint8, bit bpfobj.SkepCtTcp) bool { return bpfobj.SkepCtTcp(state)&bit != 0 }
+
+// ExpireRequest asks the expiry program to delete an entry that is still as it was read.
+func ExpireRequest(key bpfobj.SkepCtKey, entry FlowEntry) ([]byte, error) {
+	var out bytes.Buffer
+	var request bpfobj.SkepCtExpire
+	for _, field := range []any{key, entry.LastSeen} {
+		if err := binary.Write(&out, binary.NativeEndian, field); err != nil {
+			return nil, fmt.Errorf("encode a request to expire: %w", err)
+		}
+	}
+	if out.Len() != binary.Size(request) {
+		return nil, fmt.Errorf("a request to expire takes %d bytes, not %d", binary.Size(request), out.Len())
+	}
+	return out.Bytes(), nil
 }

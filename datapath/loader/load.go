@@ -9,6 +9,8 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 
 	"skep.dev/skep/datapath/bpfmap"
@@ -23,7 +25,21 @@ const (
 	// Programs by hook.
 	ProgramFromPod = "skep_tc_pod_from"
 	ProgramToPod   = "skep_tc_pod_to"
+	ProgramUplink  = "skep_tc_host_in"
+	ProgramExpire  = "skep_ct_expire"
 )
+
+// SocketPrograms are the socket-level programs and where in a cgroup they go.
+var SocketPrograms = map[string]ebpf.AttachType{
+	"skep_connect4":  ebpf.AttachCGroupInet4Connect,
+	"skep_connect6":  ebpf.AttachCGroupInet6Connect,
+	"skep_sendmsg4":  ebpf.AttachCGroupUDP4Sendmsg,
+	"skep_sendmsg6":  ebpf.AttachCGroupUDP6Sendmsg,
+	"skep_recvmsg4":  ebpf.AttachCGroupUDP4Recvmsg,
+	"skep_recvmsg6":  ebpf.AttachCGroupUDP6Recvmsg,
+	"skep_peername4": ebpf.AttachCgroupInet4GetPeername,
+	"skep_peername6": ebpf.AttachCgroupInet6GetPeername,
+}
 
 // Options say how to load.
 type Options struct {
@@ -34,6 +50,8 @@ type Options struct {
 	// ServiceCIDRs are where Service addresses lie, at most one prefix of each family. A family without one has every
 	// unknown destination looked up.
 	ServiceCIDRs []netip.Prefix
+	// NoSetRetval does without bpf_set_retval even where the kernel has it.
+	NoSetRetval bool
 	// LogLevel of the verifier, for tests that read its statistics.
 	LogLevel ebpf.LogLevel
 }
@@ -126,6 +144,9 @@ func replacements(spec *ebpf.CollectionSpec, loaded map[string]*ebpf.Map) map[st
 
 func configure(spec *ebpf.CollectionSpec, options Options) error {
 	values := map[string]any{}
+	if !options.NoSetRetval && features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil {
+		values["skep_has_set_retval"] = uint32(1)
+	}
 	for _, prefix := range options.ServiceCIDRs {
 		maps.Copy(values, servicePrefix(prefix.Masked()))
 	}

@@ -24,8 +24,8 @@ func (o *Objects) loadMaps(options Options) (map[string]*ebpf.Map, error) {
 		return nil, fmt.Errorf("read the map layout: %w", err)
 	}
 	if options.PinDir != "" {
-		if err := os.MkdirAll(options.PinDir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the directory of pinned maps: %w", err)
+		if err := EnsureBPFFS(options.PinDir); err != nil {
+			return nil, err
 		}
 	}
 	loaded := map[string]*ebpf.Map{}
