@@ -55,7 +55,7 @@ func rootCommand() *cobra.Command {
 	)
 	root.AddCommand(
 		upCommand(), downCommand(), statusCommand(), netCommand(), kubeconfigCommand(), imageCommand(),
-		serverCommand(), nodeCommand(), dnsCommand(), pullerCommand(),
+		serverCommand(), agentCommand(), nodeCommand(), dnsCommand(), pullerCommand(),
 		forwardCommand(), containerLogCommand(), versionCommand(), kubectlCommand(),
 	)
 	return root

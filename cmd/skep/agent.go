@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"skep.dev/skep/cmd/skep/internal/agentapi"
+	"skep.dev/skep/cmd/skep/internal/preflight"
+	"skep.dev/skep/datapath/kernel"
+	"skep.dev/skep/nodeagent"
+)
+
+// agentFlags are texts that become the configurations of the agent and of the datapath.
+type agentFlags struct {
+	agent                  nodeagent.Config
+	datapath               kernel.Config
+	nodeIPs, clusterDNS    []string
+	serviceCIDRs, podCIDRs []string
+}
+
+func agentCommand() *cobra.Command {
+	var f agentFlags
+	cmd := &cobra.Command{
+		Use:     "agent",
+		Short:   "Run a node: its pods on containerd, and its datapath",
+		GroupID: groupHost,
+		Args:    cobra.NoArgs,
+		RunE: longRunning(func(ctx context.Context, _ []string) error {
+			if err := f.complete(); err != nil {
+				return err
+			}
+			return runAgent(ctx, f)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.agent.NodeName, "node-name", hostname(), "name of the node in the API")
+	flags.StringSliceVar(&f.nodeIPs, "node-ips", nil, "addresses of the node, at most one of each family, the preferred one first")
+	flags.StringVar(&f.agent.Credentials, "credentials", filepath.Join(defaultAgentDir, "credentials"), "folder made by \"skep node credentials\"")
+	flags.StringVar(&f.agent.ContainerdSocket, "containerd-socket", defaultContainerd, "containerd to use")
+	flags.StringVar(&f.agent.ContainerdNamespace, "containerd-namespace", defaultContainerNS, "namespace in containerd")
+	flags.StringVar(&f.agent.DataDir, "data-dir", defaultAgentDir, "what survives a reboot")
+	flags.StringVar(&f.agent.RunDir, "run-dir", defaultAgentRun, "what does not")
+	flags.StringVar(&f.datapath.PinDir, "pin-dir", defaultAgentPins, "folder of BPF pins")
+	flags.StringVar(&f.agent.CgroupParent, "cgroup", defaultCgroup, "cgroup of the pods, in every hierarchy")
+	flags.StringVar(&f.datapath.CgroupPath, "socket-cgroup", "", "cgroup2 folder whose processes reach Services through their sockets (default: all processes of the host)")
+	flags.StringVar(&f.agent.PullerSocket, "puller-socket", "", "let a process at this socket pull images")
+	flags.StringVar(&f.agent.Uplink, "uplink", "", "device towards the other nodes")
+	flags.StringVar(&f.agent.ClusterDomain, "cluster-domain", defaultDomain, "the cluster's DNS domain")
+	flags.StringSliceVar(&f.clusterDNS, "cluster-dns", defaultClusterDNS, "addresses of the kube-dns Service")
+	flags.StringSliceVar(&f.serviceCIDRs, "service-cidrs", defaultServiceCIDRs, "address ranges of Services, as the server has them")
+	flags.StringSliceVar(&f.podCIDRs, "pod-cidrs", defaultPodCIDRs, "address ranges of pods, as the server has them")
+	flags.IntVar(&f.agent.MaxPods, "max-pods", nodeagent.DefaultMaxPods, "how many pods the node takes")
+	flags.StringToStringVar(&f.agent.Labels, "node-labels", nil, "labels of the node")
+	flags.Uint16Var(&f.agent.KubeletPort, "kubelet-port", nodeagent.DefaultKubeletPort, "port of the kubelet API")
+	flags.IntVar(&f.datapath.ConntrackMax, "conntrack-max", 0, "connections that are tracked at most (default: chosen by the datapath)")
+	for _, name := range []string{"node-ips", "uplink"} {
+		_ = cmd.MarkFlagRequired(name) // the flag exists, so this cannot fail
+	}
+	return cmd
+}
+
+// complete parses the texts and fills what the two configurations share.
+func (f *agentFlags) complete() (err error) {
+	var errs [5]error
+	f.agent.NodeAddrs, errs[0] = parseAddrs(f.nodeIPs)
+	f.agent.ClusterDNS, errs[1] = parseAddrs(f.clusterDNS)
+	f.datapath.ServiceCIDRs, errs[2] = parsePrefixes(f.serviceCIDRs)
+	f.datapath.PodCIDRs, errs[3] = parsePrefixes(f.podCIDRs)
+	if f.datapath.CgroupPath == "" {
+		f.datapath.CgroupPath, errs[4] = preflight.Cgroup2Mount()
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	if f.agent.Executable, err = executable(); err != nil {
+		return err
+	}
+	f.agent.Logger = logger()
+	f.datapath.Logger = f.agent.Logger.With("component", "datapath")
+	f.datapath.Node, f.datapath.Uplink, f.datapath.NodeAddrs = f.agent.NodeName, f.agent.Uplink, f.agent.NodeAddrs
+	return nil
+}
+
+// runAgent runs the node until the context ends. The datapath stays attached afterwards.
+func runAgent(ctx context.Context, f agentFlags) error {
+	err := preflight.Run(preflight.Root, preflight.Kernel, preflight.BPF, preflight.Cgroup2, preflight.Socket(f.agent.ContainerdSocket, "containerd"))
+	if err != nil {
+		return err
+	}
+	dp, err := kernel.New(ctx, f.datapath)
+	if err != nil {
+		return err
+	}
+	defer dp.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return agentapi.Serve(ctx, filepath.Join(f.agent.RunDir, "agent.sock"), dp) })
+	group.Go(func() error { return nodeagent.Run(ctx, f.agent, dp) })
+	return group.Wait()
+}
+
+func hostname() string {
+	name, _ := os.Hostname() // without one the flag has no default, and its absence is reported
+	return name
+}
