@@ -173,15 +173,16 @@ const (
 // spreadOwner spreads the pods of one controller over zones first and nodes second.
 func spreadOwner(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
 	zones := map[string]int64{}
+	next := 0 // nodes is s.Nodes with some left out
 	for _, n := range s.Nodes {
-		if n.zone != "" {
-			if count := n.siblings(p); count > 0 {
-				zones[n.zone] += int64(count)
-			}
+		count := int64(n.siblings(p))
+		if next < len(nodes) && nodes[next] == n {
+			out[next] = count
+			next++
 		}
-	}
-	for i, n := range nodes {
-		out[i] = int64(n.siblings(p))
+		if count > 0 && n.zone != "" {
+			zones[n.zone] += count
+		}
 	}
 	normalize(out, true)
 	if len(zones) == 0 {
