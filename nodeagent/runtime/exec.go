@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,13 +32,16 @@ func (c *Containerd) Exec(ctx context.Context, id string, req Exec) (int, error)
 	if err != nil {
 		return 0, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	execID := randomID()
 	dir, err := os.MkdirTemp("", "skep-exec-")
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", id, err)
 	}
 	defer os.RemoveAll(dir)
-	streams, err := cio.NewCreator(cio.WithStreams(req.Stdin, orDiscard(req.Stdout), orDiscard(req.Stderr)), terminal(req.Terminal), cio.WithFIFODir(dir))(execID)
+	stdin := newStdin(req.Stdin)
+	streams, err := cio.NewCreator(cio.WithStreams(stdin.reader(), orDiscard(req.Stdout), orDiscard(req.Stderr)), terminal(req.Terminal), cio.WithFIFODir(dir))(execID)
 	if err != nil {
 		return 0, fmt.Errorf("open streams of exec in container %s: %w", id, err)
 	}
@@ -56,10 +60,50 @@ func (c *Containerd) Exec(ctx context.Context, id string, req Exec) (int, error)
 	if _, err := svc.Start(ctx, &tasks.StartRequest{ContainerID: id, ExecID: execID}); err != nil {
 		return 0, native("exec in container "+id, err)
 	}
-	if req.Started != nil {
-		req.Started()
-	}
+	go c.closeExecStdin(ctx, id, execID, stdin)
 	return c.waitExec(ctx, id, execID, req, streams)
+}
+
+// stdin tells when its reader has come to an end. The shim holds the pipe open itself, so closing our side says nothing to the command:
+// the shim has to be told.
+type stdin struct {
+	io.Reader
+	once  sync.Once
+	ended chan struct{}
+}
+
+func newStdin(r io.Reader) *stdin {
+	if r == nil {
+		return nil
+	}
+	return &stdin{Reader: r, ended: make(chan struct{})}
+}
+
+func (s *stdin) reader() io.Reader {
+	if s == nil {
+		return nil
+	}
+	return s
+}
+
+func (s *stdin) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil {
+		s.once.Do(func() { close(s.ended) })
+	}
+	return n, err
+}
+
+func (c *Containerd) closeExecStdin(ctx context.Context, id, execID string, s *stdin) {
+	if s == nil {
+		return
+	}
+	select {
+	case <-s.ended:
+		// A command that has ended already has no input to close.
+		_, _ = c.client.TaskService().CloseIO(ctx, &tasks.CloseIORequest{ContainerID: id, ExecID: execID, Stdin: true})
+	case <-ctx.Done():
+	}
 }
 
 func orDiscard(w io.Writer) io.Writer {

@@ -101,8 +101,6 @@ type Exec struct {
 	Terminal       bool
 	// Resize carries terminal sizes until it is closed; nil without a terminal.
 	Resize <-chan TerminalSize
-	// Started, when set, is called with the process running; used to time the command without the set-up.
-	Started func()
 }
 
 // TerminalSize is in character cells.
