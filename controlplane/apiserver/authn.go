@@ -25,6 +25,7 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
 	"skep.dev/skep/controlplane/cert"
+	"skep.dev/skep/controlplane/rbac"
 )
 
 // publicPaths may be read by anybody, also without credentials: probes and the version.
@@ -75,8 +76,9 @@ func applyAuthentication(config *genericapiserver.Config, authority *cert.Author
 	return nil
 }
 
-// applyAuthorization lets system:masters do everything, everybody read the public paths, and asks next for the rest.
-func applyAuthorization(config *genericapiserver.Config, next Authorizer) error {
+// applyAuthorization lets system:masters do everything, everybody read the public paths, and asks RBAC for the rest.
+// Without RBAC, nil, nobody else may do anything.
+func applyAuthorization(config *genericapiserver.Config, next *rbac.Authorizer) error {
 	public, err := path.NewAuthorizer(publicPaths)
 	if err != nil {
 		return fmt.Errorf("authorize public paths: %w", err)

@@ -4,6 +4,7 @@ package apiserver
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -31,7 +32,9 @@ import (
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 
+	ownadmission "skep.dev/skep/controlplane/admission"
 	"skep.dev/skep/controlplane/openapi"
+	"skep.dev/skep/controlplane/rbac"
 )
 
 // assemble builds the three servers, each with the next as its delegate, from one configuration.
@@ -96,7 +99,7 @@ func (s *Server) genericConfig(t *types) (*genericapiserver.Config, *options.Etc
 	if err := applyAuthentication(config, s.config.Authority, s.tokenAuthenticator(), s.issuer.Audiences()); err != nil {
 		return nil, nil, err
 	}
-	if err := applyAuthorization(config, s.config.Authorizer); err != nil {
+	if err := applyAuthorization(config, s.rbac); err != nil {
 		return nil, nil, err
 	}
 	features := options.NewFeatureOptions()
@@ -161,11 +164,28 @@ func (s *Server) serviceResolver() (aggregatorapiserver.ServiceResolver, error) 
 // the server would never be ready.
 var policyPlugins = []string{"MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook"}
 
+// escalationPlugin judges last, when mutation is over.
+const escalationPlugin = "RBACEscalation"
+
 func (s *Server) applyAdmission(config *genericapiserver.Config, resolver webhook.ServiceResolver, auth webhook.AuthenticationInfoResolverWrapper) error {
 	o := options.NewAdmissionOptions()
+	ownadmission.Register(o.Plugins)
+	// Ours come after the check of the namespace and before webhooks and policies, which judge the whole object.
+	o.RecommendedPluginOrder = slices.Insert(o.RecommendedPluginOrder, 1, ownadmission.Order()...)
+	for plugin, gr := range ownadmission.Needs() {
+		if !s.serves(gr.Group, gr.Resource) {
+			o.DisablePlugins = append(o.DisablePlugins, plugin)
+		}
+	}
+	if s.rbac != nil {
+		o.Plugins.Register(escalationPlugin, func(io.Reader) (admission.Interface, error) {
+			return rbac.NewEscalationCheck(s.rbac, config.Authorization.Authorizer), nil
+		})
+		o.RecommendedPluginOrder = append(o.RecommendedPluginOrder, escalationPlugin)
+	}
 	if !s.serves("admissionregistration.k8s.io", "validatingadmissionpolicies", "validatingadmissionpolicybindings",
 		"mutatingadmissionpolicies", "mutatingadmissionpolicybindings", "validatingwebhookconfigurations", "mutatingwebhookconfigurations") {
-		o.DisablePlugins = slices.Clone(policyPlugins)
+		o.DisablePlugins = append(o.DisablePlugins, policyPlugins...)
 	}
 	dyn, err := dynamic.NewForConfig(s.loopback)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"time"
 
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -20,6 +19,7 @@ import (
 
 	"skep.dev/skep/controlplane/cert"
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/rbac"
 	"skep.dev/skep/controlplane/token"
 )
 
@@ -39,15 +39,7 @@ type Config struct {
 	Authority     *cert.Authority
 	// Serving is the server's certificate.
 	Serving cert.Pair
-	// Authorizer judges everybody but system:masters. Nil means that nobody else may do anything.
-	Authorizer Authorizer
-	Logger     *slog.Logger
-}
-
-// Authorizer decides about requests and lists what a user may do.
-type Authorizer interface {
-	authorizer.Authorizer
-	authorizer.RuleResolver
+	Logger  *slog.Logger
 }
 
 // Server is an assembled API server.
@@ -60,6 +52,8 @@ type Server struct {
 	chain     *aggregator
 	registrar *registrar
 	issuer    *token.Issuer
+	// rbac is nil when the kinds of rbac.authorization.k8s.io are not served.
+	rbac *rbac.Authorizer
 }
 
 // aggregator is the head of the chain, ready to run.
@@ -78,6 +72,9 @@ func New(config Config) (*Server, error) {
 	}
 	s.client = client
 	s.informers = informers.NewSharedInformerFactory(client, resyncPeriod)
+	if s.serves("rbac.authorization.k8s.io", "roles", "rolebindings", "clusterroles", "clusterrolebindings") {
+		s.rbac = rbac.New(rbac.FromInformers(s.informers))
+	}
 	if err := s.assemble(); err != nil {
 		return nil, err
 	}

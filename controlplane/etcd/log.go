@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -59,7 +60,13 @@ func (c *slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *za
 	return checked
 }
 
+// firstStart is what etcd says, as a warning and an error, until a fresh store has its first log entries.
+var firstStart = []string{"Failed to detect schema version", "failed to update storage version"}
+
 func (c *slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	if slices.Contains(firstStart, entry.Message) {
+		return nil
+	}
 	encoder := zapcore.NewMapObjectEncoder()
 	for _, f := range c.fields {
 		f.AddTo(encoder)
