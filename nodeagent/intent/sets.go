@@ -53,16 +53,27 @@ func (c *Cluster) Policy() *datapath.PolicyState {
 	return state
 }
 
-// EnforcedWith lists the local pods whose own traffic and whose addresses as a peer are settled once the policy that
-// Policy renders now is in force. A hostNetwork pod needs nothing.
+// EnforcedWith lists the local pods whose own traffic is settled once the policy that Policy renders now is in force, with
+// true if their addresses as a peer are too. A hostNetwork pod needs nothing.
 func (c *Cluster) EnforcedWith() map[datapath.EndpointID]bool {
 	out := map[datapath.EndpointID]bool{}
 	for _, p := range c.pods {
-		if p.local && (p.hostNetwork || len(p.addrs) > 0) {
-			out[datapath.EndpointID(p.uid)] = true
+		if p.local {
+			out[datapath.EndpointID(p.uid)] = p.hostNetwork || len(p.addrs) > 0
 		}
 	}
 	return out
+}
+
+// samePolicy compares two renderings. Sets are equal when their IDs are: those follow from the content.
+func samePolicy(a, b *datapath.PolicyState) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	sameCIDR := func(x, y datapath.CIDR) bool { return x.Prefix == y.Prefix && slices.Equal(x.Except, y.Except) }
+	sameSet := func(x, y datapath.PolicySet) bool { return x.ID == y.ID }
+	return maps.Equal(a.Endpoints, b.Endpoints) && maps.EqualFunc(a.Sets, b.Sets, sameSet) &&
+		maps.EqualFunc(a.CIDRs, b.CIDRs, sameCIDR) && maps.EqualFunc(a.Addresses, b.Addresses, slices.Equal)
 }
 
 // buildStale builds the sets that are missing or stale. Atoms of the new sets are acquired before those of the old are

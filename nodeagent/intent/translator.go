@@ -19,6 +19,9 @@ import (
 // minInterval is the least time between two hand-overs. The first change after a pause goes out at once.
 const minInterval = 10 * time.Millisecond
 
+// peerWait bounds how long a pod whose own policy is enforced waits to be known as a peer.
+const peerWait = 2 * time.Second
+
 // Retries of a failed hand-over double their distance between these.
 const (
 	firstRetry = 50 * time.Millisecond
@@ -42,8 +45,10 @@ type Translator struct {
 	cfg   Config
 	log   *slog.Logger
 	rules *RuleTable
-	// cluster, pending and backoff belong to the goroutine of Run.
+	// cluster, inForce, pending and backoff belong to the goroutine of Run.
 	cluster *Cluster
+	// inForce is what the datapath took last.
+	inForce *datapath.PolicyState
 	pending stale
 	backoff time.Duration
 
@@ -53,7 +58,8 @@ type Translator struct {
 
 	mu    sync.Mutex // guards queue, enforced and renewed
 	queue []change
-	// enforced are the pods that the policy in force covers; renewed is closed and replaced whenever it changes.
+	// enforced are the pods that the policy in force covers, true for those whose addresses it knows; renewed is closed
+	// and replaced whenever it changes.
 	enforced map[datapath.EndpointID]bool
 	renewed  chan struct{}
 }
@@ -122,18 +128,28 @@ func (t *Translator) Run(ctx context.Context) error {
 	}
 }
 
-// WaitEnforced blocks until the policy that judges the pod is in force on this node and so are the sets that name it as
-// a peer. The latter needs the pod's addresses in the API, so write status.podIPs first. The caller bounds the wait.
+// WaitEnforced blocks until the policy that judges the pod is in force on this node. It then waits for the sets that name
+// the pod as a peer too, but no longer than peerWait: that needs the pod's addresses in the API, so write status.podIPs
+// first. Without them the pod's first packets to isolated pods of this node could be refused.
 func (t *Translator) WaitEnforced(ctx context.Context, uid string) error {
+	var peers <-chan time.Time
 	for {
 		t.mu.Lock()
-		done, renewed := t.enforced[datapath.EndpointID(uid)], t.renewed
+		addressed, own := t.enforced[datapath.EndpointID(uid)]
+		renewed := t.renewed
 		t.mu.Unlock()
-		if done {
+		if addressed {
 			return nil
+		}
+		if own && peers == nil {
+			timer := time.NewTimer(peerWait)
+			defer timer.Stop()
+			peers = timer.C
 		}
 		select {
 		case <-renewed:
+		case <-peers:
+			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the policy of pod %s: %w", uid, ctx.Err())
 		}
@@ -205,8 +221,13 @@ func (t *Translator) handOverPolicy(ctx context.Context) error {
 		// A disk that is full must not stop policy from being enforced; what suffers is attribution after a restart.
 		t.log.Error("rule numbers are not saved", "err", err)
 	}
-	if err := t.cfg.Datapath.SetPolicy(ctx, state); err != nil {
-		return fmt.Errorf("set policy: %w", err)
+	// A new policy has the datapath judge every known flow again, so one that changes nothing is not handed over: most
+	// events about pods concern nobody here.
+	if !samePolicy(t.inForce, state) {
+		if err := t.cfg.Datapath.SetPolicy(ctx, state); err != nil {
+			return fmt.Errorf("set policy: %w", err)
+		}
+		t.inForce = state
 	}
 	t.mu.Lock()
 	t.enforced = t.cluster.EnforcedWith()

@@ -23,6 +23,7 @@ type recorder struct {
 	datapath.Datapath
 	mu       sync.Mutex
 	policy   *datapath.PolicyState
+	policies int
 	services []datapath.Service
 	nodes    []datapath.Node
 	refuse   int
@@ -37,6 +38,7 @@ func (r *recorder) SetPolicy(_ context.Context, p *datapath.PolicyState) error {
 		return errors.New("map is full")
 	}
 	r.policy = p
+	r.policies++
 	r.signal()
 	return nil
 }
@@ -122,6 +124,22 @@ func TestTheAPIReachesTheDatapath(t *testing.T) {
 	dp.until(t, "the default deny", func() bool {
 		return dp.policy.Sets[dp.policy.Endpoints["uid-web"].Ingress].Default == datapath.Deny
 	})
+	before := dp.policies
+	stranger := testPod("shop", "stranger", "node-b", "10.0.1.1", nil)
+	if _, err := client.CoreV1().Pods("shop").Create(ctx, stranger, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	host := testPod("shop", "host", self, "", nil)
+	host.Spec.HostNetwork = true
+	if _, err := client.CoreV1().Pods("shop").Create(ctx, host, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.WaitEnforced(ctx, "uid-host"); err != nil {
+		t.Fatal(err)
+	}
+	if dp.policies != before {
+		t.Error("a pod that no policy names makes a new policy")
+	}
 	if err := client.CoreV1().Pods("shop").Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"skep.dev/skep/datapath/progtest"
+	"skep.dev/skep/nodeagent/policymodel"
+)
+
+// casesEnv sets the default of -cases, for runs through make.
+const casesEnv = "SKEP_POLICY_CASES"
+
+var (
+	casesFlag = flag.Int("cases", defaultCases(), "packets that TestRandomWorlds judges")
+	seedFlag  = flag.Uint64("seed", 0, "seed of the random tests; 0 takes a new one and prints it")
+)
+
+// packetsPerWorld makes well over 2,000 worlds of the default run.
+const packetsPerWorld = 50
+
+func defaultCases() int {
+	if n, err := strconv.Atoi(os.Getenv(casesEnv)); err == nil && n > 0 {
+		return n
+	}
+	return 200_000
+}
+
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("repeat with: -run '%s' -seed %d", t.Name(), seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+func TestRandomWorlds(t *testing.T) {
+	h := progtest.New(t)
+	rnd := seeded(t)
+	kinds := map[string]int{}
+	worlds, cases := 0, 0
+	for cases < *casesFlag {
+		b := newBench(t, h)
+		g := newGenerator(rnd, b)
+		g.fill()
+		b.load()
+		for range packetsPerWorld {
+			p, ok := g.packet()
+			if !ok {
+				break
+			}
+			want, difference := b.compare(p)
+			if difference != "" {
+				t.Fatalf("world %d, packet %d: %s\n%s", worlds, cases, difference, describe(b.world))
+			}
+			kinds[kind(p, want)]++
+			cases++
+		}
+		b.close()
+		worlds++
+	}
+	t.Logf("%d cases in %d worlds: %v", cases, worlds, kinds)
+	if cases >= 100_000 && worlds < 2000 {
+		t.Errorf("%d worlds, want 2,000 at least", worlds)
+	}
+	for _, k := range []string{"open", "egress rule", "ingress rule", "both rules", "denied egress", "denied ingress"} {
+		if cases >= 10_000 && kinds[k]*20 < cases {
+			t.Errorf("%d of %d cases are %q, want 5 %% at least", kinds[k], cases, k)
+		}
+	}
+}
+
+// kind sorts verdicts by what made them.
+func kind(p probe, v policymodel.Verdict) string {
+	switch {
+	case p.fromNode:
+		return "from node"
+	case !v.Egress.Allowed:
+		return "denied egress"
+	case !v.Ingress.Allowed:
+		return "denied ingress"
+	case len(v.Egress.Isolating) > 0 && len(v.Ingress.Isolating) > 0:
+		return "both rules"
+	case len(v.Egress.Isolating) > 0:
+		return "egress rule"
+	case len(v.Ingress.Isolating) > 0:
+		return "ingress rule"
+	}
+	return "open"
+}
+
+func describe(w policymodel.World) string {
+	text, err := yaml.Marshal(w)
+	if err != nil {
+		return fmt.Sprintf("%+v", w)
+	}
+	return string(text)
+}
