@@ -244,17 +244,15 @@ func host32(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 }
 
-// socket is a TCP client inside a pod. A client's thread enters the pod's namespace; balanced sockets also need the cgroup.
+// dial opens a TCP connection from inside the pod, by a socket outside the node's cgroup: it is not balanced before its packets are.
 func (p *pod) dial(to netip.AddrPort, timeout time.Duration) (conn net.Conn, err error) {
-	p.world.inQuiet(p.ns, func() error {
+	p.world.in(p.ns, func() error {
 		d := net.Dialer{Timeout: timeout}
 		conn, err = d.Dial("tcp", to.String())
 		return nil
 	})
 	return conn, err
 }
-
-func (w *world) inQuiet(ns netns.NsHandle, f func() error) { w.in(ns, f) }
 
 // serve answers every TCP connection with name and then echoes.
 func (p *pod) serve(port uint16, name string) {
@@ -324,7 +322,11 @@ func TestTwoPodsTalkThroughTheRealPrograms(t *testing.T) {
 	for _, attach := range []struct {
 		name  string
 		noTCX bool
-	}{{"tcx", false}, {"clsact", true}} {
+		want  string
+	}{
+		{"tcx", false, "tcx/egress skep_tc_pod_to, tcx/ingress skep_tc_pod_from"},
+		{"clsact", true, "clsact/egress skep_tc_pod_to, clsact/ingress skep_tc_pod_from"},
+	} {
 		t.Run(attach.name, func(t *testing.T) {
 			w := newWorld(t, func(c *kernel.Config) { c.NoTCX = attach.noTCX })
 			a, b := w.addPod("a", podA4, podA6), w.addPod("b", podB4, podB6)
@@ -342,14 +344,54 @@ func TestTwoPodsTalkThroughTheRealPrograms(t *testing.T) {
 			}
 			status, err := w.dp.Status(ctx)
 			must(t, err)
-			for _, p := range status.Programs {
-				t.Log(p)
-			}
-			for _, c := range append(status.Verdicts, status.Drops...) {
-				if c.Packets > 0 {
-					t.Log(c)
+			for _, device := range []string{a.ep.IfName, b.ep.IfName} {
+				if got := attachedTo(status, device); got != attach.want {
+					t.Errorf("attached to %s: %s, want %s", device, got, attach.want)
 				}
+			}
+			if n := count(status.Drops, "no_policy"); n == 0 {
+				t.Error("the packet of a pod without a policy was not counted")
 			}
 		})
 	}
+}
+
+// attachedTo lists the programs at a device.
+func attachedTo(s datapath.Status, device string) string {
+	var out []string
+	for _, p := range s.Programs {
+		if p.Target == device {
+			out = append(out, p.Hook+" "+p.Name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// count is the number of packets counted under a name.
+func count(counters []datapath.Counter, name string) uint64 {
+	for _, c := range counters {
+		if c.Name == name {
+			return c.Packets
+		}
+	}
+	return 0
+}
+
+// addLoopback gives the calling thread's namespace addresses.
+func addLoopback(cidrs ...string) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	for _, cidr := range cidrs {
+		addr, err := netlink.ParseAddr(cidr)
+		if err != nil {
+			return err
+		}
+		addr.Flags = unix.IFA_F_NODAD
+		if err := netlink.AddrAdd(lo, addr); err != nil {
+			return err
+		}
+	}
+	return nil
 }
