@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/component-helpers/apimachinery/lease"
 	"k8s.io/utils/clock"
@@ -73,8 +74,9 @@ func (a *agent) keepNode(ctx context.Context, dp datapath.Datapath) error {
 }
 
 func (a *agent) watchNode() cache.SharedIndexInformer {
-	lw := cache.NewListWatchFromClient(a.client.CoreV1().RESTClient(), "nodes", metav1.NamespaceAll, fields.OneTermEqualSelector("metadata.name", a.cfg.NodeName))
-	informer := cache.NewSharedIndexInformer(lw, &v1.Node{}, 0, cache.Indexers{})
+	informer := coreinformers.NewFilteredNodeInformer(a.client, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", a.cfg.NodeName).String()
+	})
 	// A fresh informer takes handlers.
 	_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { a.nodeChanged(obj.(*v1.Node)) },

@@ -15,7 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 )
@@ -127,15 +127,14 @@ func (o *Objects) drop(user string, keep map[Ref]bool) {
 }
 
 func (o *Objects) start(ref Ref) *watch {
-	lw := cache.NewListWatchFromClient(o.client.CoreV1().RESTClient(), string(ref.Kind), ref.Namespace, fields.OneTermEqualSelector("metadata.name", ref.Name))
-	var example runtime.Object = &v1.ConfigMap{}
-	if ref.Kind == Secret {
-		example = &v1.Secret{}
+	one := func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", ref.Name).String()
 	}
-	w := &watch{
-		informer: cache.NewSharedIndexInformer(lw, example, 0, cache.Indexers{}),
-		users:    map[string]func(){},
-		stop:     make(chan struct{}),
+	w := &watch{users: map[string]func(){}, stop: make(chan struct{})}
+	if ref.Kind == Secret {
+		w.informer = coreinformers.NewFilteredSecretInformer(o.client, ref.Namespace, 0, cache.Indexers{}, one)
+	} else {
+		w.informer = coreinformers.NewFilteredConfigMapInformer(o.client, ref.Namespace, 0, cache.Indexers{}, one)
 	}
 	notify := func() {
 		o.mu.Lock()
