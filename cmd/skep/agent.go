@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,9 @@ type agentFlags struct {
 	nodeIPs, clusterDNS    []string
 	serviceCIDRs, podCIDRs []string
 }
+
+// containerdWait is how long containerd may take to listen before the agent says that it is not there.
+const containerdWait = 10 * time.Second
 
 func agentCommand() *cobra.Command {
 	var f agentFlags
@@ -90,7 +94,7 @@ func (f *agentFlags) complete() (err error) {
 
 // runAgent runs the node until the context ends. The datapath stays attached afterwards.
 func runAgent(ctx context.Context, f agentFlags) error {
-	err := preflight.Run(preflight.Root, preflight.Kernel, preflight.BPF, preflight.Cgroup2, preflight.Socket(f.agent.ContainerdSocket, "containerd"))
+	err := preflight.Run(preflight.Root, preflight.Kernel, preflight.BPF, preflight.Cgroup2, preflight.Socket(f.agent.ContainerdSocket, "containerd", containerdWait))
 	if err != nil {
 		return err
 	}

@@ -4,10 +4,16 @@ package local
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // containerdConfig is the whole configuration of a cluster's containerd. Version 2 is read by every release since
@@ -60,8 +66,11 @@ func (c Cluster) containerdProcess(binary string) (process, error) {
 	}, nil
 }
 
-// shimSockets lists the sockets of the cluster's shims. containerd keeps them outside its state folder, so they
-// have to be read from the task bundles before those are removed.
+// containerdRun is where every containerd of the machine keeps what it does not keep in its own state folder:
+// sockets of shims and runc's state.
+const containerdRun = "/run/containerd"
+
+// shimSockets lists the sockets of the cluster's shims, as its task bundles name them.
 func (c Cluster) shimSockets() []string {
 	var sockets []string
 	for _, name := range []string{"address", "bootstrap.json"} { // containerd 1 and 2
@@ -77,6 +86,47 @@ func (c Cluster) shimSockets() []string {
 		}
 	}
 	return sockets
+}
+
+// deadSockets lists the shim sockets of this machine behind which there is nobody. A containerd that sees its shim killed
+// removes the bundle and forgets the socket, so nothing tells whose it was; but it can never be used again. A socket is
+// dead when it refuses twice: between its creation and its first listen it refuses, too, for some microseconds.
+func deadSockets() []string {
+	all, _ := filepath.Glob(filepath.Join(containerdRun, "s", "*")) // the pattern is constant
+	suspects := slices.DeleteFunc(all, func(path string) bool { return !refuses(path) })
+	if len(suspects) == 0 {
+		return nil
+	}
+	time.Sleep(100 * time.Millisecond)
+	return slices.DeleteFunc(suspects, func(path string) bool { return !refuses(path) })
+}
+
+func refuses(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, unix.ECONNREFUSED)
+}
+
+// removeContainerdLeftovers removes what the cluster's containerd and its shims left outside the cluster's folders.
+func (c Cluster) removeContainerdLeftovers(sockets []string) error {
+	var errs []error
+	for _, socket := range append(sockets, deadSockets()...) {
+		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	states, _ := filepath.Glob(filepath.Join(containerdRun, "runc", "*")) // the pattern is constant
+	for _, dir := range states {
+		if c.ownsNetns(filepath.Base(dir)) { // a node's containerd namespace has the name of its network namespace
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	for _, dir := range []string{"s", "runc", "."} {
+		_ = os.Remove(filepath.Join(containerdRun, dir)) // refused while another containerd uses it
+	}
+	return errors.Join(errs...)
 }
 
 func shimAddress(raw []byte) string {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,10 +39,11 @@ func Down(ctx context.Context, name string, keepData bool) error {
 	if keepData {
 		c.stopGently()
 	}
+	sockets := c.shimSockets() // before containerd sees its shims die, and removes what names them
 	if err := c.killAll(cs); err != nil {
 		return err // nothing below is safe while processes run
 	}
-	errs := []error{c.unmergeKubeconfig(), c.removeShimSockets(), c.unmountAll(), c.removePins(), c.removeNamespaces(), removeCgroups(cs, c.CgroupPath())}
+	errs := []error{c.unmergeKubeconfig(), c.unmountAll(), c.removeContainerdLeftovers(sockets), c.removePins(), c.removeNamespaces(), removeCgroups(cs, c.CgroupPath())}
 	if err := errors.Join(errs...); err != nil {
 		return err // the folders stay, so that a second run knows the cluster
 	}
@@ -93,18 +93,6 @@ func killAndWait(pid int) {
 	defer unix.Close(fd)
 	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // an error means that it has ended
 	waitExit(fd, 5*time.Second)
-}
-
-func (c Cluster) removeShimSockets() error {
-	var errs []error
-	for _, socket := range c.shimSockets() {
-		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		_ = os.Remove(filepath.Dir(socket))               // the last one takes the folder along
-		_ = os.Remove(filepath.Dir(filepath.Dir(socket))) // refused while another containerd uses it
-	}
-	return errors.Join(errs...)
 }
 
 // unmountAll unmounts everything below the cluster's folders. Removing the folders later must never reach
@@ -186,15 +174,23 @@ func (c Cluster) removeNamespaces() error {
 	if err != nil {
 		return err
 	}
-	node := regexp.MustCompile("^" + regexp.QuoteMeta("skep-"+c.Name+"-"+c.Name+"-") + "[0-9]+$")
 	var errs []error
 	for _, e := range entries {
-		if e.Name() == c.fabricNetns() || node.MatchString(e.Name()) {
+		if c.ownsNetns(e.Name()) {
 			errs = append(errs, removeNetns(e.Name()))
 		}
 	}
 	_ = os.Remove(netnsDir) // refused while it is in use
 	return errors.Join(errs...)
+}
+
+// ownsNetns recognises the names of the cluster's namespaces. A prefix is not enough: skep-a-b is one of cluster a-b.
+func (c Cluster) ownsNetns(name string) bool {
+	index, ok := strings.CutPrefix(name, "skep-"+c.Name+"-"+c.Name+"-")
+	if _, err := strconv.ParseUint(index, 10, 16); ok && err == nil {
+		return true
+	}
+	return name == c.fabricNetns()
 }
 
 // removeCgroups waits, within limits, for the kernel to take ended processes out of the cgroups.

@@ -31,6 +31,21 @@ func TestNamesFollowTheArchitecture(t *testing.T) {
 	}
 }
 
+func TestClustersDoNotOwnEachOthersNamespaces(t *testing.T) {
+	for _, tc := range []struct {
+		cluster, netns string
+		want           bool
+	}{
+		{"a", "skep-a-fabric", true}, {"a", "skep-a-a-1", true}, {"a", "skep-a-a-12", true},
+		{"a", "skep-a-a-fabric", false}, {"a-a", "skep-a-a-fabric", true}, {"a", "skep-a-a-a-a-1", false}, {"a-a", "skep-a-a-a-a-1", true},
+		{"a", "skep-b-b-1", false}, {"a", "skep-a-a-", false}, {"a", "skep-a-a-+1", false},
+	} {
+		if got := (Cluster{Name: tc.cluster}).ownsNetns(tc.netns); got != tc.want {
+			t.Errorf("%s owns %s: %v", tc.cluster, tc.netns, got)
+		}
+	}
+}
+
 func TestParseCgroups(t *testing.T) {
 	for _, tc := range []struct {
 		name, mountinfo string

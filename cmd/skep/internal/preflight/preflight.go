@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
@@ -110,16 +111,23 @@ func Binaries(names ...string) Check {
 	}
 }
 
-// Socket requires something that accepts connections on a unix socket.
-func Socket(path, what string) Check {
+// Socket requires something that accepts connections on a unix socket within wait: a service that was started at the same
+// moment may need a little time to listen.
+func Socket(path, what string, wait time.Duration) Check {
 	return func() error {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			return fmt.Errorf("%s does not answer at %s (%w): start it, or name its socket with the flag", what, path, err)
+		for deadline := time.Now().Add(wait); ; time.Sleep(socketRetry) {
+			conn, err := net.Dial("unix", path)
+			if err == nil {
+				return conn.Close()
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s does not answer at %s (%w): start it, or name its socket with the flag", what, path, err)
+			}
 		}
-		return conn.Close()
 	}
 }
+
+const socketRetry = 10 * time.Millisecond
 
 // Port requires that a TCP address can be listened on.
 func Port(address string) Check {

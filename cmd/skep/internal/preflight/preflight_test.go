@@ -56,7 +56,7 @@ func TestTakenPort(t *testing.T) {
 }
 
 func TestSocketWithoutListener(t *testing.T) {
-	if err := Socket(filepath.Join(t.TempDir(), "absent.sock"), "containerd")(); err == nil || !strings.Contains(err.Error(), "containerd does not answer") {
+	if err := Socket(filepath.Join(t.TempDir(), "absent.sock"), "containerd", 0)(); err == nil || !strings.Contains(err.Error(), "containerd does not answer") {
 		t.Errorf("got %v", err)
 	}
 }
