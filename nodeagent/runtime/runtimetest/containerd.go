@@ -73,7 +73,7 @@ func Start(t testing.TB) *Containerd {
 	}
 	defer logFile.Close()
 	c.cmd.Stdout, c.cmd.Stderr = logFile, logFile
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// No Pdeathsig: that is the death of the thread that started it, and threads that were in another namespace do die.
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func sweep(root string) error {
 	return errors.Join(append(errs, os.RemoveAll(root))...)
 }
 
-// killUsers kills shims that were started for root, with their children. It reports whether there were any.
+// killUsers kills the containerd of root and its shims, with their children. It reports whether there were any.
 func killUsers(root string) bool {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -138,7 +138,7 @@ func killUsers(root string) bool {
 			continue
 		}
 		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if !bytes.Contains(cmdline, []byte("containerd-shim")) || !bytes.Contains(cmdline, []byte(root+"/")) {
+		if !bytes.Contains(cmdline, []byte("containerd")) || !bytes.Contains(cmdline, []byte(root+"/")) {
 			continue
 		}
 		found = true
