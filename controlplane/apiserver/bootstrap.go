@@ -22,6 +22,7 @@ import (
 
 	"skep.dev/skep/controlplane/cert"
 	"skep.dev/skep/controlplane/ipam"
+	"skep.dev/skep/controlplane/rbac"
 )
 
 const (
@@ -80,6 +81,11 @@ func (b *bootstrap) repair(ctx context.Context) {
 func (b *bootstrap) once(ctx context.Context) error {
 	if err := b.always(ctx); err != nil {
 		return err
+	}
+	if b.server.rbac != nil {
+		if err := rbac.Bootstrap(ctx, b.client); err != nil {
+			return fmt.Errorf("standard roles: %w", err)
+		}
 	}
 	if b.server.serves("scheduling.k8s.io", "priorityclasses") {
 		if err := b.priorityClasses(ctx); err != nil {
