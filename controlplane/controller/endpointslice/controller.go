@@ -173,7 +173,7 @@ func (c *Controller) reconcile(_ context.Context, key string) (time.Duration, er
 		}
 	}
 	if c.tracker.StaleSlices(service, live) {
-		return 0, fmt.Errorf("endpoint slices of %s: the cache lags behind our own writes", key)
+		return 0, fmt.Errorf("endpoint slices of %s: %w", key, loop.ErrStale)
 	}
 	trigger := c.triggers.ComputeEndpointLastChangeTriggerTime(namespace, service, pods)
 	if err := c.reconciler.Reconcile(klog.Background(), service, pods, live, trigger); err != nil {

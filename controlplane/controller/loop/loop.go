@@ -6,6 +6,7 @@ package loop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -24,6 +25,9 @@ const (
 	firstRetry = 5 * time.Millisecond
 	lastRetry  = 30 * time.Second
 )
+
+// ErrStale says that the cache does not show yet what this controller wrote itself. Trying again soon is all there is to do.
+var ErrStale = errors.New("the cache lags behind our own writes")
 
 // Env is what every controller gets.
 type Env struct {
@@ -111,9 +115,9 @@ func (l *Loop) one(ctx context.Context) bool {
 	again, err := l.reconcile(ctx, key)
 	switch {
 	case err != nil && ctx.Err() != nil:
-	case apierrors.IsConflict(err):
-		// Somebody wrote first; the cache will show it in a moment.
-		l.log.Debug("conflict, trying again", "key", key, "err", err)
+	case apierrors.IsConflict(err) || errors.Is(err, ErrStale):
+		// Somebody wrote first, or it was us; the cache will show it in a moment.
+		l.log.Debug("too early, trying again", "key", key, "err", err)
 		l.queue.AddRateLimited(key)
 	case err != nil:
 		l.log.Warn("reconcile, trying again", "key", key, "err", err)

@@ -172,7 +172,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 			return 0, err
 		}
 	}
-	if status(node, corev1.NodeReady) != corev1.ConditionTrue {
+	if ready := status(node, corev1.NodeReady); ready != corev1.ConditionTrue && ready != unsaid {
 		if err := c.markPods(ctx, node, now); err != nil {
 			return 0, err
 		}

@@ -54,13 +54,16 @@ func silence(node *corev1.Node, now time.Time) []corev1.NodeCondition {
 	return conditions
 }
 
+// unsaid is the status of a condition that nobody has ever set.
+const unsaid corev1.ConditionStatus = ""
+
 func status(node *corev1.Node, t corev1.NodeConditionType) corev1.ConditionStatus {
 	for _, c := range node.Status.Conditions {
 		if c.Type == t {
 			return c.Status
 		}
 	}
-	return corev1.ConditionUnknown
+	return unsaid
 }
 
 // conditionTaints are the taints that keep new pods away while a condition is True.
@@ -90,16 +93,15 @@ func taints(node *corev1.Node, evict bool, now time.Time) (want []corev1.Taint, 
 	need := func(key string, effect corev1.TaintEffect) {
 		needed = append(needed, corev1.Taint{Key: key, Effect: effect})
 	}
-	key := ""
-	switch status(node, corev1.NodeReady) {
-	case corev1.ConditionFalse:
-		key = corev1.TaintNodeNotReady
-	case corev1.ConditionUnknown:
+	ready := status(node, corev1.NodeReady)
+	key := corev1.TaintNodeNotReady
+	if ready == corev1.ConditionUnknown {
 		key = corev1.TaintNodeUnreachable
 	}
-	if key != "" {
+	if ready != corev1.ConditionTrue {
 		need(key, corev1.TaintEffectNoSchedule)
-		if evict {
+		// A node that is just being set up has no pods to lose but those that help it up.
+		if evict && ready != unsaid {
 			need(key, corev1.TaintEffectNoExecute)
 		}
 	}

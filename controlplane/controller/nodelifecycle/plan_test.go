@@ -54,7 +54,7 @@ func TestTaints(t *testing.T) {
 		{"not ready", node(corev1.ConditionFalse), true, "not-ready:NoSchedule(new) not-ready:NoExecute(new)", false},
 		{"silent", node(corev1.ConditionUnknown), true, "unreachable:NoSchedule(new) unreachable:NoExecute(new)", false},
 		{"silent like all others", node(corev1.ConditionUnknown), false, "unreachable:NoSchedule(new)", false},
-		{"a new node that has said nothing", node(""), true, "unreachable:NoSchedule(new) unreachable:NoExecute(new)", false},
+		{"a new node that has said nothing", node(""), true, "not-ready:NoSchedule(new)", false},
 		{"a taint keeps its time", node(corev1.ConditionFalse, taint(corev1.TaintNodeNotReady, "NoSchedule"), taint(corev1.TaintNodeNotReady, "NoExecute")), true, "not-ready:NoSchedule(old) not-ready:NoExecute(old)", true},
 		{"from silent to not ready", node(corev1.ConditionFalse, taint(corev1.TaintNodeUnreachable, "NoExecute")), true, "not-ready:NoSchedule(new) not-ready:NoExecute(new)", false},
 		{"recovered; others' taints stay", node(corev1.ConditionTrue, taint("mine", "NoExecute"), taint(corev1.TaintNodeNotReady, "NoExecute")), true, "mine:NoExecute(old)", false},

@@ -70,7 +70,7 @@ func (c *Controller) create(ctx context.Context, rs *appsv1.ReplicaSet) error {
 		pod := newPod(rs, rand.String(5))
 		c.pending.Create(owner, pod.Name)
 		_, err = c.client.CoreV1().Pods(rs.Namespace).Create(ctx, pod, metav1.CreateOptions{})
-		if err == nil {
+		if err == nil || unclear(err) && c.exists(ctx, rs, pod.Name) {
 			c.events.Eventf(rs, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %s", pod.Name)
 			return nil
 		}
@@ -83,6 +83,18 @@ func (c *Controller) create(ctx context.Context, rs *appsv1.ReplicaSet) error {
 		c.events.Eventf(rs, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 	}
 	return err
+}
+
+// unclear reports that a request may have been carried out in spite of its error.
+func unclear(err error) bool {
+	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsInternalError(err) ||
+		apierrors.ReasonForError(err) == metav1.StatusReasonUnknown
+}
+
+// exists asks the server for a pod of ours. The name was chosen here, so the answer is about this very creation.
+func (c *Controller) exists(ctx context.Context, rs *appsv1.ReplicaSet, name string) bool {
+	pod, err := c.client.CoreV1().Pods(rs.Namespace).Get(ctx, name, metav1.GetOptions{})
+	return err == nil && metav1.IsControlledBy(pod, rs)
 }
 
 func (c *Controller) remove(ctx context.Context, rs *appsv1.ReplicaSet, pods []*corev1.Pod) error {

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllertest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// TestManyPodsOnceEach counts every pod that is ever made, and where it is placed.
+func TestManyPodsOnceEach(t *testing.T) {
+	const replicas = 150
+	c, ns := start(t)
+	ctx := t.Context()
+	c.playNodes(t, ns+"-a", ns+"-b", ns+"-c")
+	watcher, err := c.client.CoreV1().Pods(ns).Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := c.client.AppsV1().Deployments(ns).Create(ctx, deployment(ns, "v1", replicas), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.rolledOut(t, ns)
+	t.Logf("%d pods made, placed and ready in %s", replicas, time.Since(began).Round(time.Millisecond))
+	if _, err := c.client.CoreV1().Pods(ns).Create(ctx, lonePod(ns, "last", "1m"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	for event := range watcher.ResultChan() {
+		if event.Type != watch.Added {
+			continue
+		}
+		if accessor, ok := event.Object.(metav1.Object); ok && accessor.GetName() == "last" {
+			break
+		}
+		made++
+	}
+	watcher.Stop()
+	if made != replicas {
+		t.Errorf("%d pods were made for %d replicas", made, replicas)
+	}
+	pods, err := c.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{LabelSelector: "app=web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, p := range pods.Items {
+		counts[p.Spec.NodeName]++
+	}
+	for name, n := range counts {
+		if n < replicas/3-1 || n > replicas/3+1 {
+			t.Errorf("%s has %d of %d pods: %s", name, n, replicas, fmt.Sprint(counts))
+		}
+	}
+}
