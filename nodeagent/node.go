@@ -93,7 +93,9 @@ func (a *agent) register(ctx context.Context, dp datapath.Datapath) error {
 	if err == nil {
 		a.nodeChanged(created)
 		a.log.Info("node registered")
-		return nil
+		// A new object has no status, and waiting for the next look would keep pods away for that long.
+		_, err = a.writeNode(ctx, dp, created, true)
+		return err
 	}
 	if !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create node %s: %w", a.cfg.NodeName, err)
@@ -106,7 +108,7 @@ func (a *agent) register(ctx context.Context, dp datapath.Datapath) error {
 		return err
 	}
 	a.nodeChanged(have)
-	_, err = a.updateNode(ctx, dp, true)
+	_, err = a.writeNode(ctx, dp, have, true)
 	return err
 }
 
@@ -239,6 +241,10 @@ func (a *agent) updateNode(ctx context.Context, dp datapath.Datapath, force bool
 	if err != nil {
 		return false, fmt.Errorf("read node: %w", err)
 	}
+	return a.writeNode(ctx, dp, have, force)
+}
+
+func (a *agent) writeNode(ctx context.Context, dp datapath.Datapath, have *v1.Node, force bool) (bool, error) {
 	want := a.node(ctx, dp, have)
 	if !force && equality.Semantic.DeepEqual(withoutHeartbeats(have.Status), withoutHeartbeats(want.Status)) {
 		return false, nil
