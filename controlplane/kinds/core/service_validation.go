@@ -29,6 +29,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 	errs = append(errs, metav1validation.ValidateLabels(spec.Selector, path.Child("selector"))...)
 	errs = append(errs, validateSessionAffinity(spec, path)...)
 	errs = append(errs, validateClusterIPs(spec, path)...)
+	errs = append(errs, validateFamilies(spec, path)...)
 	errs = append(errs, validateExternalAddresses(spec, path)...)
 	errs = append(errs, validateTrafficPolicies(spec, path)...)
 	return append(errs, validateLoadBalancer(spec, path)...)
@@ -172,7 +173,7 @@ func validateClusterIPs(spec *corev1.ServiceSpec, path *field.Path) field.ErrorL
 			families.Insert(addr.Is4())
 		}
 	}
-	return append(errs, validateFamilies(spec, path)...)
+	return errs
 }
 
 func validateFamilies(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
