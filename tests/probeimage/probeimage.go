@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -40,11 +41,7 @@ func Build(dir string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	image, err := mutate.AppendLayers(empty.Image, archive)
-	if err != nil {
-		return nil, err
-	}
-	return mutate.Config(image, v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"serve"}, Env: []string{"PATH=/"}})
+	return single(archive, v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"serve"}, Env: []string{"PATH=/"}})
 }
 
 // Archive writes the image, named ref, as a docker archive, which `skep image load` takes, and returns the file's path.
@@ -77,11 +74,16 @@ func Busybox() (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	image, err := mutate.AppendLayers(empty.Image, archive)
+	return single(archive, v1.Config{Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/bin"}})
+}
+
+// single makes an image of one layer for this machine's platform.
+func single(layer v1.Layer, config v1.Config) (v1.Image, error) {
+	base, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: runtime.GOARCH, Config: config})
 	if err != nil {
 		return nil, err
 	}
-	return mutate.Config(image, v1.Config{Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/bin"}})
+	return mutate.AppendLayers(base, layer)
 }
 
 // file is one entry of a layer: content, or a symbolic link.
