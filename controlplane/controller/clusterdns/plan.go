@@ -115,16 +115,16 @@ func container(domain string) corev1.Container {
 			corev1.ResourceCPU:    resource.MustParse("10m"),
 			corev1.ResourceMemory: resource.MustParse("32Mi"),
 		}},
-		ReadinessProbe: get("/ready", 8181, 3),
-		LivenessProbe:  get("/health", 8080, 5),
+		ReadinessProbe: get("/ready", 8181, 1, 3),
+		LivenessProbe:  get("/health", 8080, 5, 5),
 		VolumeMounts:   []corev1.VolumeMount{{Name: "skep", MountPath: "/skep", ReadOnly: true}},
 	}
 }
 
-func get(path string, port int, failures int32) *corev1.Probe {
+func get(path string, port int, seconds, failures int32) *corev1.Probe {
 	return &corev1.Probe{
 		ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt(port)}},
-		PeriodSeconds:    5,
+		PeriodSeconds:    seconds,
 		FailureThreshold: failures,
 	}
 }
