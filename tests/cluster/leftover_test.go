@@ -24,6 +24,9 @@ func clusterProcesses() []int {
 			continue
 		}
 		commandLine, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if len(commandLine) == 0 {
+			continue // a zombie, which nobody can end but its parent, or a kernel thread
+		}
 		cgroups, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
 		if bytes.Contains(commandLine, []byte("/"+name+"/")) || bytes.Contains(cgroups, []byte("/skep/"+name+"/")) {
 			pids = append(pids, pid)
