@@ -7,15 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"skep.dev/skep/cmd/skep/internal/agentapi"
 )
 
 // pollInterval is how often readiness is looked at: often enough not to be what a start waits for.
@@ -48,7 +51,7 @@ func (u *upRun) waitReady(ctx context.Context) error {
 	if err := u.await(ctx, what, func(ctx context.Context) error { return u.nodesReady(ctx, client) }); err != nil {
 		return err
 	}
-	if err := u.await(ctx, "DNS ready", func(ctx context.Context) error { return dnsReady(ctx, client, u.state.Nodes) }); err != nil {
+	if err := u.await(ctx, "DNS ready", func(ctx context.Context) error { return u.dnsReady(ctx, client) }); err != nil {
 		return err
 	}
 	u.progress.say(fmt.Sprintf("cluster %s is ready", u.Name))
@@ -109,27 +112,56 @@ func (u *upRun) nodesReady(ctx context.Context, client kubernetes.Interface) err
 		}
 	}
 	for i := 1; i <= u.state.Nodes; i++ {
-		if name := u.Node(i).Name(); !ready[name] {
-			return fmt.Errorf("node %s is not ready; %s", name, strings.Join(reasons, "; "))
+		n := u.Node(i)
+		if !ready[n.Name()] {
+			return fmt.Errorf("node %s is not ready; %s", n.Name(), strings.Join(reasons, "; "))
+		}
+		// The condition may be from before a crash; the agent's own socket is not.
+		if _, err := agentapi.Status(ctx, n.AgentSocket()); err != nil {
+			return fmt.Errorf("node %s: %w", n.Name(), err)
 		}
 	}
 	return nil
 }
 
-// dnsReady reports whether every node has a DNS pod that answers: a node asks only its own.
-func dnsReady(ctx context.Context, client kubernetes.Interface, nodes int) error {
+// dnsReady reports whether the DNS pod of every node answers: a node asks only its own. Its condition in the API may be
+// from before a crash, so the pod itself is asked.
+func (u *upRun) dnsReady(ctx context.Context, client kubernetes.Interface) error {
 	pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
-	if err != nil && !apierrors.IsNotFound(err) {
+	if err != nil {
 		return err
 	}
-	ready := 0
-	for _, p := range pods.Items {
-		if podReady(&p) {
-			ready++
+	for i := 1; i <= u.state.Nodes; i++ {
+		n := u.Node(i)
+		at := slices.IndexFunc(pods.Items, func(p corev1.Pod) bool { return p.Spec.NodeName == n.Name() && podReady(&p) })
+		if at < 0 {
+			return fmt.Errorf("the DNS pod of node %s is not ready", n.Name())
+		}
+		if err := askDNS(ctx, n, pods.Items[at].Status.PodIP); err != nil {
+			return fmt.Errorf("the DNS pod of node %s: %w", n.Name(), err)
 		}
 	}
-	if ready < nodes {
-		return fmt.Errorf("%d of %d DNS pods are ready", ready, nodes)
+	return nil
+}
+
+// askDNS sends one query from the node to a resolver. The name is there in every cluster.
+func askDNS(ctx context.Context, n Node, resolver string) error {
+	var conn net.Conn
+	err := inNetns(n.Netns(), func() (err error) {
+		conn, err = net.Dial("udp", net.JoinHostPort(resolver, "53"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := &dns.Client{Timeout: time.Second}
+	reply, _, err := client.ExchangeWithConnContext(ctx, new(dns.Msg).SetQuestion("kubernetes.default.svc.cluster.local.", dns.TypeA), &dns.Conn{Conn: conn})
+	if err != nil {
+		return err
+	}
+	if reply.Rcode != dns.RcodeSuccess {
+		return errors.New("answers " + dns.RcodeToString[reply.Rcode])
 	}
 	return nil
 }
