@@ -17,7 +17,7 @@ func unschedulable(_ *Snapshot, p *Pod) check {
 	}
 	why := []string{"node(s) were unschedulable"}
 	return func(n *Node) []string {
-		if n.API.Spec.Unschedulable {
+		if n.cordoned {
 			return why
 		}
 		return nil
@@ -41,8 +41,8 @@ func nodeName(_ *Snapshot, p *Pod) check {
 // taints refuses nodes with a taint that keeps the pod away.
 func taints(_ *Snapshot, p *Pod) check {
 	return func(n *Node) []string {
-		for i := range n.API.Spec.Taints {
-			t := &n.API.Spec.Taints[i]
+		for i := range n.taints {
+			t := &n.taints[i]
 			if t.Effect == corev1.TaintEffectPreferNoSchedule || tolerates(p.API.Spec.Tolerations, t) {
 				continue
 			}
@@ -136,8 +136,8 @@ type taintPreference struct{}
 
 func (taintPreference) score(_ *Snapshot, p *Pod, nodes []*Node, out []int64) {
 	for i, n := range nodes {
-		for j := range n.API.Spec.Taints {
-			t := &n.API.Spec.Taints[j]
+		for j := range n.taints {
+			t := &n.taints[j]
 			if t.Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(p.API.Spec.Tolerations, t) {
 				out[i]++
 			}

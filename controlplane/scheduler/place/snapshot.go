@@ -89,7 +89,11 @@ type Node struct {
 	Used              Resources
 	UseCPU, UseMemory int64
 
-	zone                   string
+	// Copies of what every decision reads, so that it does not reach into a large object for each of a thousand nodes.
+	zone     string
+	cordoned bool
+	taints   []corev1.Taint
+
 	facts                  facts
 	ports                  map[Port]int
 	owners                 map[types.UID]int // live pods by controller
@@ -106,6 +110,8 @@ func NewNode(node *corev1.Node) *Node {
 func (n *Node) describe(node *corev1.Node) {
 	n.API = node
 	n.zone = node.Labels[corev1.LabelTopologyZone]
+	n.cordoned = node.Spec.Unschedulable
+	n.taints = node.Spec.Taints
 	n.Allocatable = resources(node.Status.Allocatable)
 	pods := node.Status.Allocatable[corev1.ResourcePods]
 	n.MaxPods = int(pods.Value())

@@ -188,12 +188,12 @@ func spreadOwner(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
 	if len(zones) == 0 {
 		return
 	}
-	byZone := make([]int64, len(nodes))
-	for i, n := range nodes {
-		byZone[i] = zones[n.zone]
+	var fullest int64
+	for _, n := range zones {
+		fullest = max(fullest, n)
 	}
-	normalize(byZone, true)
-	for i := range out {
-		out[i] = (out[i]*nodeShare + byZone[i]*zoneShare) / (nodeShare + zoneShare)
+	for i, n := range nodes {
+		emptiness := maxScore - zones[n.zone]*maxScore/fullest
+		out[i] = (out[i]*nodeShare + emptiness*zoneShare) / (nodeShare + zoneShare)
 	}
 }
