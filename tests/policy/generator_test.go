@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,9 +28,15 @@ type generator struct {
 	freeIPs        int
 	// addrs are all addresses that occurred, in or outside of the cluster.
 	addrs []netip.Addr
+	// fresh is the next port number that nothing has used before.
+	fresh int
+	// watched is the newest pod, which gets a share of the packets.
+	watched policymodel.Pod
 }
 
-func newGenerator(rnd *rand.Rand, b *bench) *generator { return &generator{Rand: rnd, b: b} }
+func newGenerator(rnd *rand.Rand, b *bench) *generator {
+	return &generator{Rand: rnd, b: b, fresh: 20000}
+}
 
 var (
 	labelKeys   = []string{"app", "tier", "team"}
@@ -93,7 +100,12 @@ func (g *generator) pod() policymodel.Pod {
 		p.IPs = g.podIPs(p.Node != thisNode)
 	}
 	for range g.IntN(4) {
-		p.Ports = append(p.Ports, policymodel.NamedPort{Name: pick(g, portNames), Protocol: pick(g, protocols), Number: pick(g, portPool)})
+		port := policymodel.NamedPort{Name: pick(g, portNames), Protocol: pick(g, protocols), Number: pick(g, portPool)}
+		if g.chance(20) {
+			g.fresh++
+			port.Number = g.fresh
+		}
+		p.Ports = append(p.Ports, port)
 	}
 	return p
 }
@@ -263,6 +275,10 @@ func (g *generator) packet() (probe, bool) {
 		return probe{}, false
 	}
 	here, there := pick(g, local), netip.Addr{}
+	if g.chance(40) && len(g.watched.IPs) > 0 {
+		there = pick(g, g.watched.IPs)
+	}
+	watched := there != netip.Addr{} && there.Is4() == here.Is4() && there != here
 	for there == (netip.Addr{}) || there.Is4() != here.Is4() || there == here {
 		switch {
 		case g.chance(45):
@@ -277,7 +293,7 @@ func (g *generator) packet() (probe, bool) {
 		}
 	}
 	p := probe{Packet: progtest.Packet{Src: here, Dst: there, SrcPort: uint16(32768 + g.IntN(1000))}}
-	if g.chance(50) && g.usableSource(there) {
+	if !watched && g.chance(50) && g.usableSource(there) {
 		p.Src, p.Dst = there, here
 	}
 	g.transport(&p)
@@ -298,9 +314,23 @@ func (g *generator) transport(p *probe) {
 	if g.chance(60) {
 		p.DstPort = uint16(pick(g, portPool))
 	}
+	if named := g.namedPortAt(p.Dst); len(named) > 0 && g.chance(30) {
+		port := pick(g, named)
+		p.Protocol, p.DstPort = numbers[port.Protocol], uint16(port.Number)
+	}
 	if p.Protocol == progtest.TCP && g.chance(15) {
 		p.Flags = progtest.ACK // no flow is known: judged as its own direction
 	}
+}
+
+// namedPortAt lists the named ports of the pods that claim an address.
+func (g *generator) namedPortAt(addr netip.Addr) (out []policymodel.NamedPort) {
+	for _, p := range g.b.world.Pods {
+		if slices.Contains(p.IPs, addr) {
+			out = append(out, p.Ports...)
+		}
+	}
+	return out
 }
 
 // localAddrs are the addresses whose packets meet this node's programs.

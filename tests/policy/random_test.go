@@ -32,7 +32,7 @@ func defaultCases() int {
 	if n, err := strconv.Atoi(os.Getenv(casesEnv)); err == nil && n > 0 {
 		return n
 	}
-	return 200_000
+	return 150_000
 }
 
 func seeded(t *testing.T) *rand.Rand {
