@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 const stateFile = "cluster.json"
@@ -20,6 +22,11 @@ type State struct {
 	APIPort int `json:"apiPort"`
 	// MountedBPF says that this cluster mounted the BPF file system, so removing the last cluster unmounts it.
 	MountedBPF bool `json:"mountedBPF,omitempty"`
+}
+
+// apiAddress is the API as the host reaches it.
+func (s State) apiAddress() string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.APIPort))
 }
 
 // ReadState returns the recorded state; an unknown cluster gives os.ErrNotExist.

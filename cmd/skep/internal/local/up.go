@@ -139,10 +139,10 @@ func (u *upRun) decidePort(s *State) (*os.File, error) {
 		wanted, anyPort = DefaultAPIPort, true
 	}
 	if r, ok := u.records()["forward"]; ok && r.alive() {
-		if wanted == s.APIPort {
+		if wanted == s.APIPort && r.current(u.forwardProcess(*s, nil)) {
 			return nil, nil
 		}
-		if err := stop(r, time.Second); err != nil {
+		if err := stop(r, time.Second); err != nil { // it holds the port
 			return nil, err
 		}
 	}
@@ -234,7 +234,7 @@ func (u *upRun) processes(listener *os.File) ([]process, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := []process{u.serverProcess(), containerd, u.forwardProcess(listener), u.pullerProcess()}
+	list := []process{u.serverProcess(), containerd, u.forwardProcess(u.state, listener), u.pullerProcess()}
 	for i := 1; i <= u.state.Nodes; i++ {
 		list = append(list, u.agentProcess(u.Node(i)))
 	}
@@ -249,7 +249,7 @@ func (u *upRun) serverProcess() process {
 		"--advertise-address=" + first.Addrs()[0].String(),
 		"--secure-port=" + strconv.Itoa(securePort),
 		"--kubeconfig-out=" + u.Kubeconfig(),
-		"--kubeconfig-server=https://" + u.apiAddress(),
+		"--kubeconfig-server=https://" + u.state.apiAddress(),
 		"--extra-sans=localhost,127.0.0.1,::1",
 	}
 	if u.cfg.UnsafeNoFsync {
@@ -258,18 +258,13 @@ func (u *upRun) serverProcess() process {
 	return process{name: "server", path: u.cfg.Executable, args: args, netns: first.Netns(), cgroup: first.CgroupPath() + "/server"}
 }
 
-// apiAddress is the API as the host reaches it.
-func (u *upRun) apiAddress() string {
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(u.state.APIPort))
-}
-
 // forwardProcess carries connections from the host's loopback into the first node: the listener was made in the
 // host's namespace, the process runs and dials in the node's.
-func (u *upRun) forwardProcess(listener *os.File) process {
+func (u *upRun) forwardProcess(s State, listener *os.File) process {
 	p := process{
 		name:   "forward",
 		path:   u.cfg.Executable,
-		args:   []string{"forward", "--to=" + net.JoinHostPort(u.Node(1).Addrs()[0].String(), strconv.Itoa(securePort)), "--from=" + u.apiAddress()},
+		args:   []string{"forward", "--to=" + net.JoinHostPort(u.Node(1).Addrs()[0].String(), strconv.Itoa(securePort)), "--from=" + s.apiAddress()},
 		netns:  u.Node(1).Netns(),
 		cgroup: u.CgroupPath() + "/host",
 	}
