@@ -88,22 +88,13 @@ func validateLevel(l *v1.PriorityLevelConfiguration) field.ErrorList {
 
 // validateMandatoryLevel guards the two levels that the server falls back on.
 func validateMandatoryLevel(l *v1.PriorityLevelConfiguration, path *field.Path) field.ErrorList {
-	var must *v1.PriorityLevelConfiguration
-	switch l.Name {
-	case v1.PriorityLevelConfigurationNameExempt:
-		must = bootstrap.MandatoryPriorityLevelConfigurationExempt
-		if l.Spec.Type != must.Spec.Type {
-			return field.ErrorList{field.Invalid(path.Child("type"), l.Spec.Type, "must be 'Exempt' if `name` is 'exempt'")}
-		}
-		return nil
-	case v1.PriorityLevelConfigurationNameCatchAll:
-		must = bootstrap.MandatoryPriorityLevelConfigurationCatchAll
-		if !equality.Semantic.DeepEqual(l.Spec, must.Spec) {
-			return field.ErrorList{field.Invalid(path, l.Spec, fmt.Sprintf("spec of '%s' must equal the fixed value", l.Name))}
-		}
-	}
-	if l.Spec.Type == v1.PriorityLevelEnablementExempt {
+	exempt := l.Spec.Type == v1.PriorityLevelEnablementExempt
+	switch {
+	case exempt != (l.Name == v1.PriorityLevelConfigurationNameExempt):
 		return field.ErrorList{field.Invalid(path.Child("type"), l.Spec.Type, "must be 'Exempt' if and only if `name` is 'exempt'")}
+	case l.Name == v1.PriorityLevelConfigurationNameCatchAll &&
+		!equality.Semantic.DeepEqual(l.Spec, bootstrap.MandatoryPriorityLevelConfigurationCatchAll.Spec):
+		return field.ErrorList{field.Invalid(path, l.Spec, fmt.Sprintf("spec of '%s' must equal the fixed value", l.Name))}
 	}
 	return nil
 }
