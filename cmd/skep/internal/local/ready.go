@@ -133,7 +133,9 @@ func (u *upRun) dnsReady(ctx context.Context, client kubernetes.Interface) error
 	}
 	for i := 1; i <= u.state.Nodes; i++ {
 		n := u.Node(i)
-		at := slices.IndexFunc(pods.Items, func(p corev1.Pod) bool { return p.Spec.NodeName == n.Name() && podReady(&p) })
+		at := slices.IndexFunc(pods.Items, func(p corev1.Pod) bool {
+			return p.Spec.NodeName == n.Name() && p.DeletionTimestamp == nil && podReady(&p)
+		})
 		if at < 0 {
 			return fmt.Errorf("the DNS pod of node %s is not ready", n.Name())
 		}
