@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/fake"
 	"skep.dev/skep/datapath/netdev"
 )
 
@@ -91,49 +92,9 @@ func needNode(t *testing.T) {
 	}
 }
 
-// endpoints is a datapath that only remembers.
-type endpoints struct {
-	datapath.Datapath
-	mu  sync.Mutex
-	set map[datapath.EndpointID]datapath.Endpoint
-	// fail makes SetEndpoint refuse.
-	fail error
-}
-
-func (e *endpoints) SetEndpoint(_ context.Context, ep datapath.Endpoint) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.fail != nil {
-		return e.fail
-	}
-	e.set[ep.ID] = ep
-	return nil
-}
-
-func (e *endpoints) DeleteEndpoint(_ context.Context, id datapath.EndpointID) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.set, id)
-	return nil
-}
-
-func (e *endpoints) Endpoints(context.Context) ([]datapath.Endpoint, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var out []datapath.Endpoint
-	for _, ep := range e.set {
-		out = append(out, ep)
-	}
-	return out, nil
-}
-
-func newEndpoints() *endpoints {
-	return &endpoints{set: map[datapath.EndpointID]datapath.Endpoint{}}
-}
-
 type node struct {
 	cfg Config
-	dp  *endpoints
+	dp  *fake.Datapath
 	*Network
 }
 
@@ -141,7 +102,7 @@ func startNode(t *testing.T) *node {
 	t.Helper()
 	needNode(t)
 	dir := t.TempDir()
-	n := &node{cfg: Config{NodeName: "node-a", RunDir: filepath.Join(dir, "run"), DataDir: filepath.Join(dir, "data"), Uplink: uplink}, dp: newEndpoints()}
+	n := &node{cfg: Config{NodeName: "node-a", RunDir: filepath.Join(dir, "run"), DataDir: filepath.Join(dir, "data"), Uplink: uplink}, dp: fake.New()}
 	n.restart(t)
 	t.Cleanup(func() {
 		for _, p := range n.Pods() {
@@ -167,6 +128,20 @@ func (n *node) restart(t *testing.T) {
 	if err := n.SetPodCIDRs([]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// endpoints is what the datapath knows.
+func (n *node) endpoints(t *testing.T) map[datapath.EndpointID]datapath.Endpoint {
+	t.Helper()
+	list, err := n.dp.Endpoints(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[datapath.EndpointID]datapath.Endpoint{}
+	for _, ep := range list {
+		out[ep.ID] = ep
+	}
+	return out
 }
 
 func (n *node) attach(t *testing.T, uid string) Attachment {
@@ -296,7 +271,7 @@ func TestAttachIsIdempotentAndTellsTheDatapath(t *testing.T) {
 	if fmt.Sprint(first) != fmt.Sprint(second) {
 		t.Errorf("the second call gives %+v, the first %+v", second, first)
 	}
-	ep := n.dp.set["uid-a"]
+	ep := n.endpoints(t)["uid-a"]
 	if ep.IfName != first.IfName || ep.Ifindex == 0 || !slices.Equal(ep.Addrs, first.Addrs) || ep.MAC == ep.HostMAC {
 		t.Errorf("the datapath knows %+v", ep)
 	}
@@ -336,7 +311,7 @@ func TestDetachLeavesNothing(t *testing.T) {
 	if mounts, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(mounts), a.NetNS) {
 		t.Error("the mount is left")
 	}
-	if len(n.dp.set) != 0 || len(n.Pods()) != 0 {
+	if len(n.endpoints(t)) != 0 || len(n.Pods()) != 0 {
 		t.Error("the endpoint is left")
 	}
 	if b := n.attach(t, "uid-b"); b.Addrs[0] == a.Addrs[0] {
@@ -348,10 +323,10 @@ func TestARestartAdoptsPods(t *testing.T) {
 	n := startNode(t)
 	a, b := n.attach(t, "uid-a"), n.attach(t, "uid-b")
 	serve(t, b)
-	n.dp.set = map[datapath.EndpointID]datapath.Endpoint{}
+	n.dp = fake.New()
 	n.restart(t)
-	if len(n.dp.set) != 2 {
-		t.Errorf("%d endpoints are handed over again, want 2", len(n.dp.set))
+	if handed := len(n.endpoints(t)); handed != 2 {
+		t.Errorf("%d endpoints are handed over again, want 2", handed)
 	}
 	if got, ok := n.Lookup("uid-a"); !ok || fmt.Sprint(got) != fmt.Sprint(a) {
 		t.Errorf("pod a is attached as %+v, was %+v", got, a)
@@ -371,7 +346,7 @@ func TestALostCheckpointIsRebuiltFromWhatIsAttached(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !known {
-				n.dp.set = map[datapath.EndpointID]datapath.Endpoint{}
+				n.dp = fake.New()
 			}
 			n.restart(t)
 			if got := n.attach(t, "uid-a"); fmt.Sprint(got) != fmt.Sprint(a) {
@@ -451,13 +426,13 @@ func TestErrorsOfAttachAreClear(t *testing.T) {
 	if _, err := n.Attach(t.Context(), Pod{UID: "../etc"}); err == nil {
 		t.Error("a UID that is a path is accepted")
 	}
-	n.dp.fail = errors.New("no more room")
+	n.dp.Fail(errors.New("no more room"))
 	if _, err := n.Attach(t.Context(), Pod{UID: "uid-a", Namespace: "shop", Name: "web"}); err == nil || !strings.Contains(err.Error(), "shop/web") {
 		t.Errorf("error is %v, want it to name the pod", err)
 	}
-	n.dp.fail = nil
+	n.dp.Fail(nil)
 	n.attach(t, "uid-a")
-	fresh, err := New(Config{NodeName: "node-a", RunDir: t.TempDir(), DataDir: t.TempDir(), Uplink: uplink}, newEndpoints())
+	fresh, err := New(Config{NodeName: "node-a", RunDir: t.TempDir(), DataDir: t.TempDir(), Uplink: uplink}, fake.New())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +440,7 @@ func TestErrorsOfAttachAreClear(t *testing.T) {
 	if _, err := fresh.Attach(t.Context(), Pod{UID: "uid-z"}); !errors.Is(err, ErrNoPodCIDR) {
 		t.Errorf("before a pod CIDR is known: %v, want ErrNoPodCIDR", err)
 	}
-	if _, err := New(Config{NodeName: "n", RunDir: "/x", DataDir: "/x", Uplink: "nope0"}, newEndpoints()); err == nil || !strings.Contains(err.Error(), "nope0") {
+	if _, err := New(Config{NodeName: "n", RunDir: "/x", DataDir: "/x", Uplink: "nope0"}, fake.New()); err == nil || !strings.Contains(err.Error(), "nope0") {
 		t.Errorf("error is %v, want it to name the missing uplink", err)
 	}
 }
@@ -508,7 +483,7 @@ func BenchmarkAttach(b *testing.B) {
 	if os.Getenv(insideEnv) == "" {
 		b.Skip("needs root, to make network namespaces")
 	}
-	n, err := New(Config{NodeName: "node-a", RunDir: b.TempDir(), DataDir: b.TempDir(), Uplink: uplink}, newEndpoints())
+	n, err := New(Config{NodeName: "node-a", RunDir: b.TempDir(), DataDir: b.TempDir(), Uplink: uplink}, fake.New())
 	if err != nil {
 		b.Fatal(err)
 	}
