@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/admissionregistration/v1"
-	apipath "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -48,7 +47,7 @@ func validateNamedRule(r *v1.NamedRuleWithOperations, path *field.Path) field.Er
 	seen := map[string]bool{}
 	for i, name := range r.ResourceNames {
 		at := path.Child("resourceNames").Index(i)
-		errs = append(errs, check.Invalid(at, name, apipath.ValidatePathSegmentName(name, false))...)
+		errs = append(errs, check.Invalid(at, name, check.PathSegment(name, false))...)
 		if seen[name] {
 			errs = append(errs, field.Duplicate(at, name))
 		}
@@ -168,7 +167,7 @@ func validateParamRef(r *v1.ParamRef, path *field.Path) field.ErrorList {
 	case r.Name != "" && r.Selector != nil:
 		errs = append(errs, field.Forbidden(path.Child("name"), `name and selector are mutually exclusive`))
 	case r.Name != "":
-		errs = append(errs, check.Invalid(path.Child("name"), r.Name, apipath.ValidatePathSegmentName(r.Name, false))...)
+		errs = append(errs, check.Invalid(path.Child("name"), r.Name, check.PathSegment(r.Name, false))...)
 	case r.Selector != nil:
 		errs = append(errs, check.Selector(r.Selector, path.Child("selector"))...)
 	default:

@@ -6,6 +6,8 @@
 package check
 
 import (
+	"strings"
+
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -95,4 +97,19 @@ func percentOf(v *intstr.IntOrString) (int, bool) {
 	}
 	percent, err := intstr.GetScaledValueFromIntOrPercent(v, 100, false)
 	return percent, err == nil
+}
+
+// PathSegment is a name that can stand between the slashes of a URL, such as system:node; with prefix set, the beginning
+// of one.
+func PathSegment(name string, prefix bool) []string {
+	var messages []string
+	if !prefix && (name == "." || name == "..") {
+		messages = append(messages, "may not be '"+name+"'")
+	}
+	for _, illegal := range []string{"/", "%"} {
+		if strings.Contains(name, illegal) {
+			messages = append(messages, "may not contain '"+illegal+"'")
+		}
+	}
+	return messages
 }

@@ -137,19 +137,6 @@ func TestNodeLines(t *testing.T) {
 	}
 }
 
-func TestEndpointsLines(t *testing.T) {
-	e := &corev1.Endpoints{Subsets: []corev1.EndpointSubset{{
-		Addresses: []corev1.EndpointAddress{{IP: "10.0.0.1"}, {IP: "10.0.0.2"}, {IP: "fd00::1"}, {IP: "10.0.0.4"}},
-		Ports:     []corev1.EndpointPort{{Port: 80}},
-	}}}
-	if got, want := endpointsLine(e.Subsets), "10.0.0.1:80,10.0.0.2:80,[fd00::1]:80 + 1 more..."; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-	if got := endpointsLine(nil); got != "<none>" {
-		t.Errorf("no endpoints: %q", got)
-	}
-}
-
 func TestEventLines(t *testing.T) {
 	e := &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Name: "p.1", Namespace: "web"},

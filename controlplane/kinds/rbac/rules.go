@@ -4,15 +4,15 @@ package rbac
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
-	apipath "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skep.dev/skep/controlplane/kinds"
+	"skep.dev/skep/controlplane/kinds/check"
 )
 
 // Names of roles may hold what a URL segment can, such as the colon of system:node.
-var validateName = apipath.ValidatePathSegmentName
+var validateName = check.PathSegment
 
 func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 	var errs field.ErrorList
