@@ -32,6 +32,7 @@ import (
 	"skep.dev/skep/nodeagent/runtime/runtimetest"
 
 	"github.com/moby/sys/mountinfo"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -81,6 +82,13 @@ func pinLoopback(path string) error {
 		return err
 	}
 	defer ns.Close()
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return err
+	}
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -286,9 +294,12 @@ func (n *node) cleanUp() {
 		n.up()
 	}
 	for _, uid := range n.uids() {
-		if err := n.agent.remove(ctx, uid, true); err != nil {
+		// The pod's worker removes ended containers at the same time, so a call may meet a shim that is leaving.
+		short, cancel := context.WithTimeout(ctx, 20*time.Second)
+		if err := retry(short, 50*time.Millisecond, time.Second, func() error { return n.agent.remove(short, uid, true) }, func(error) {}); err != nil {
 			n.t.Errorf("remove pod %s: %v", uid, err)
 		}
+		cancel()
 	}
 	n.stop()
 	if err := n.agent.logs.Stop(ctx); err != nil {

@@ -43,5 +43,5 @@ func (n *node) bareStart(t *testing.T, i int) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return runtimetest.BareStart(t, n.ctr, img, fmt.Sprintf("bare%d", i))
+	return runtimetest.BareStart(t, n.ctr, img, n.cfg.CgroupParent, fmt.Sprintf("bare%d", i))
 }

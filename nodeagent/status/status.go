@@ -64,15 +64,6 @@ func (w *Writer) Set(ctx context.Context, pod *v1.Pod, want v1.PodStatus) {
 	go w.write(ctx, pod.UID, e)
 }
 
-// Observe tells what the API has now, so that conditions of other writers are not written back.
-func (w *Writer) Observe(pod *v1.Pod) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if e := w.pods[pod.UID]; e != nil && !e.writing {
-		e.base = *pod.Status.DeepCopy()
-	}
-}
-
 // Flush waits until everything set for a pod is written.
 func (w *Writer) Flush(ctx context.Context, uid types.UID) error {
 	w.mu.Lock()

@@ -14,13 +14,13 @@ import (
 )
 
 // BareStart creates and starts a container as containerd's client does without any orchestrator, removes it, and returns how long
-// create and start took.
-func BareStart(t testing.TB, c *Containerd, img containerd.Image, id string) time.Duration {
+// create and start took. Its control group is made below parent.
+func BareStart(t testing.TB, c *Containerd, img containerd.Image, parent, id string) time.Duration {
 	t.Helper()
 	ctx := context.Background()
 	begin := time.Now()
 	ctr, err := c.Client.NewContainer(ctx, id, containerd.WithSnapshotter("overlayfs"), containerd.WithNewSnapshot(id, img),
-		containerd.WithNewSpec(oci.WithImageConfig(img), oci.WithProcessArgs("sleep", "600"), oci.WithCgroup("/skep-test-bare/"+id)))
+		containerd.WithNewSpec(oci.WithImageConfig(img), oci.WithProcessArgs("sleep", "600"), oci.WithCgroup(parent+"/"+id)))
 	if err != nil {
 		t.Fatal(err)
 	}
