@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/klog/v2"
 
 	"skep.dev/skep/controlplane/apiserver"
 	"skep.dev/skep/controlplane/cert"
@@ -99,6 +97,7 @@ func serve(ctx context.Context, config Config, member *etcd.Member, server *apis
 	clients.Go(func() error {
 		select {
 		case <-time.After(settle):
+			server.Settle()
 			debug.FreeOSMemory()
 		case <-clientCtx.Done():
 		}
@@ -153,28 +152,4 @@ func store(ctx context.Context, config Config) ([]string, *etcd.Member, error) {
 		return nil, nil, fmt.Errorf("start the store in %s: %w", dir, err)
 	}
 	return []string{member.Endpoint()}, member, nil
-}
-
-// logLibraries sends what the Kubernetes libraries log to our log, from warnings up. Their logger is global to
-// the process.
-func logLibraries(log *slog.Logger) {
-	klog.SetSlogLogger(slog.New(atLeast{Handler: log.Handler(), level: slog.LevelWarn}))
-}
-
-// atLeast drops records below a level.
-type atLeast struct {
-	slog.Handler
-	level slog.Level
-}
-
-func (h atLeast) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= h.level && h.Handler.Enabled(ctx, level)
-}
-
-func (h atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return atLeast{Handler: h.Handler.WithAttrs(attrs), level: h.level}
-}
-
-func (h atLeast) WithGroup(name string) slog.Handler {
-	return atLeast{Handler: h.Handler.WithGroup(name), level: h.level}
 }

@@ -18,13 +18,11 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
-	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/options"
-	utilopenapi "k8s.io/apiserver/pkg/util/openapi"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/dynamic"
@@ -33,7 +31,6 @@ import (
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 
 	ownadmission "skep.dev/skep/controlplane/admission"
-	"skep.dev/skep/controlplane/openapi"
 	"skep.dev/skep/controlplane/rbac"
 )
 
@@ -87,7 +84,8 @@ func (s *Server) genericConfig(t *types) (*genericapiserver.Config, *options.Etc
 	if err := s.applyServing(config); err != nil {
 		return nil, nil, err
 	}
-	applyOpenAPI(config, t)
+	applyOpenAPI(config, t, s.config.Kinds)
+	s.openapi = config.OpenAPIV3Config
 	etcd := newEtcdOptions(s.config.EtcdEndpoints)
 	if err := applyStorage(config, etcd, t, s.config.Kinds); err != nil {
 		return nil, nil, err
@@ -139,15 +137,6 @@ func (s *Server) applyServing(config *genericapiserver.Config) error {
 	}
 	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: s.config.Listener, Cert: pair}
 	return nil
-}
-
-func applyOpenAPI(config *genericapiserver.Config, t *types) {
-	definitions := utilopenapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(openapi.GetOpenAPIDefinitions)
-	namer := openapinamer.NewDefinitionNamer(t.scheme, apiextensions.Scheme, aggregatorscheme.Scheme)
-	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(definitions, namer)
-	config.OpenAPIConfig.Info.Title = "Kubernetes"
-	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(definitions, namer)
-	config.OpenAPIV3Config.Info.Title = "Kubernetes"
 }
 
 // serviceResolver finds a ready endpoint of a Service in the server's own caches, so that webhooks and aggregated
@@ -291,6 +280,9 @@ func (s *Server) newAggregator(config genericapiserver.Config, etcd *options.Etc
 	if err != nil {
 		return fmt.Errorf("set up aggregation: %w", err)
 	}
+	// Requests have been waited for by then; what is left are watches, which no client minds to start again. The
+	// default of 60 seconds waits for those, too.
+	server.GenericAPIServer.ShutdownTimeout = 2 * time.Second
 	if err := s.registerAPIServices(server, extensions); err != nil {
 		return err
 	}

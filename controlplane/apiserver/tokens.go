@@ -56,7 +56,9 @@ func read[T runtime.Object](ctx context.Context, o boundObjects, resource, names
 	if o.server.registrar == nil || o.server.registrar.resources[gr] == nil {
 		return none, fmt.Errorf("%s are not served", gr)
 	}
-	obj, err := o.server.registrar.resources[gr].Get(genericrequest.WithNamespace(ctx, namespace), name, &metav1.GetOptions{})
+	// Errors name the resource that the request is about; make it this one.
+	ctx = genericrequest.WithRequestInfo(genericrequest.WithNamespace(ctx, namespace), &genericrequest.RequestInfo{Resource: resource})
+	obj, err := o.server.registrar.resources[gr].Get(ctx, name, &metav1.GetOptions{})
 	if err != nil {
 		return none, err
 	}

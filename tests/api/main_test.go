@@ -43,6 +43,9 @@ var shared *server
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if os.Getenv(kubectlVariable) != "" {
+		return runKubectl()
+	}
 	if dir := os.Getenv(dirVariable); dir != "" {
 		return serve(dir, os.Getenv(portVariable))
 	}

@@ -185,7 +185,7 @@ func TestServicesChangeTheirType(t *testing.T) {
 func TestADryRunAllocatesNothing(t *testing.T) {
 	ns := namespace(t)
 	c := shared.client.CoreV1().Services(ns)
-	s := nodePort("dry", 32001)
+	s := nodePort("dry", 30005) // in the low band, which other tests' Services do not get by chance
 	for range 2 {
 		if _, err := c.Create(t.Context(), s, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
 			t.Fatal(err)
