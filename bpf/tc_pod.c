@@ -26,7 +26,7 @@ static __always_inline long index_insert(struct ct_key *key, const struct backen
 
 	if (!entry)
 		return -1;
-	entry->created = entry->last_seen = bpf_ktime_get_ns();
+	entry->created = entry->last_seen = clock_ns();
 	entry->nat = to->addr;
 	entry->nat_port = to->port;
 	entry->flags = CT_INDEX | (src_is_a ? 0 : CT_FROM_B);
@@ -79,7 +79,7 @@ static __always_inline enum reason find_flow(struct packet *p, struct ct_key *ke
 		return SKEP_REASON_NONE;
 	}
 	if (entry) {
-		entry->last_seen = bpf_ktime_get_ns();
+		entry->last_seen = clock_ns();
 		translate(p, t, &entry->nat, entry->nat_port);
 		*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 		*found = ct_lookup(key);
@@ -110,9 +110,8 @@ static __always_inline bool tuple_conflict(const struct ct_entry *entry, const s
 	return !t->active || !addr_equal(&entry->nat, &t->service) || entry->nat_port != t->port;
 }
 
-static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, __u32 rule)
+static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, const struct local *local, __u32 rule)
 {
-	struct local *local;
 	void *data, *end;
 
 	if (p->flags & PACKET_ICMP_ERROR) {
@@ -120,7 +119,6 @@ static __always_inline int to_destination(struct __sk_buff *skb, const struct pa
 		skb->mark |= SKEP_MARK_JUDGED;
 		return finish(skb, SKEP_REASON_RELATED, rule);
 	}
-	local = bpf_map_lookup_elem(&skep_local, &p->dst);
 	if (!local)
 		return finish(skb, SKEP_REASON_TO_STACK, rule);
 	if (local->flags & ENDPOINT_NO_REDIRECT) {
@@ -169,11 +167,13 @@ static __always_inline enum reason frame_source(struct __sk_buff *skb, struct ad
 	return SKEP_REASON_NONE;
 }
 
-static __always_inline int from_pod(struct __sk_buff *skb, struct packet *p)
+static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint *ep, struct packet *p)
 {
 	struct translation t = {};
 	struct ct_entry *entry = NULL;
-	bool src_is_a, forward;
+	bool src_is_a, forward, missing = false;
+	struct endpoint *to;
+	struct local *local;
 	struct ct_key key;
 	enum reason reason;
 	verdict v;
@@ -181,6 +181,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, struct packet *p)
 	reason = find_flow(p, &key, &src_is_a, &entry, &t);
 	if (reason)
 		return finish(skb, reason, 0);
+	local = local_of(&p->dst);
 	forward = entry && ct_from_initiator(entry, src_is_a);
 	if (entry && flow_explains(entry, p, forward)) {
 		if (!(p->flags & PACKET_ICMP_ERROR) && tuple_conflict(entry, &t, forward))
@@ -192,18 +193,20 @@ static __always_inline int from_pod(struct __sk_buff *skb, struct packet *p)
 		    rewrite_src(skb, p, &entry->nat, entry->nat_port))
 			return finish(skb, SKEP_REASON_REWRITE, 0);
 	} else {
-		v = flow_new(&key, p, skb->ifindex, ifindex_of(&p->dst),
+		to = endpoint_of(local, &missing);
+		if (missing)
+			return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
+		v = flow_new(&key, p, ep, to,
 			     (src_is_a ? 0 : CT_FROM_B) | (t.active ? CT_SERVICE : 0), &t.service, t.port);
 		if (verdict_reason(v))
 			return finish(skb, verdict_reason(v), verdict_rule(v));
 	}
 	if (t.active && rewrite_dst(skb, p))
 		return finish(skb, SKEP_REASON_REWRITE, 0);
-	return to_destination(skb, p, verdict_rule(v));
+	return to_destination(skb, p, local, verdict_rule(v));
 }
 
-SEC("tc")
-int skep_tc_pod_from(struct __sk_buff *skb)
+static __always_inline int handle_from_pod(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct endpoint *ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
@@ -237,7 +240,13 @@ int skep_tc_pod_from(struct __sk_buff *skb)
 		return finish(skb, SKEP_REASON_ICMP_NO_FLOW, 0);
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return finish(skb, SKEP_REASON_NO_POLICY, 0);
-	return from_pod(skb, &p);
+	return from_pod(skb, ep, &p);
+}
+
+SEC("tc")
+int skep_tc_pod_from(struct __sk_buff *skb)
+{
+	return handle_from_pod(skb);
 }
 
 SEC("tc")
@@ -276,8 +285,13 @@ int skep_tc_pod_to(struct __sk_buff *skb)
 		if (!forward && entry->flags & CT_SERVICE && rewrite_src(skb, &p, &entry->nat, entry->nat_port))
 			return finish(skb, SKEP_REASON_REWRITE, 0);
 	} else {
+		__u32 ifindex = skb->ifindex;
+		struct endpoint *ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
+
+		if (!ep && !from_node)
+			return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
 		/* A process of the node is exempt. The sender is no pod of this node: its packet would carry the mark. */
-		v = flow_new(&key, &p, 0, from_node ? 0 : skb->ifindex,
+		v = flow_new(&key, &p, NULL, from_node ? NULL : ep,
 			     (src_is_a ? 0 : CT_FROM_B) | (from_node ? CT_FROM_NODE : 0), NULL, 0);
 		if (verdict_reason(v) && !from_node)
 			return finish(skb, verdict_reason(v), verdict_rule(v));

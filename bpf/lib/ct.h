@@ -4,6 +4,7 @@
 #define SKEP_LIB_CT_H
 
 #include "packet.h"
+#include "skep/config.h"
 
 /* Fills the key of the flow between two ends; true when src is end a. */
 static __always_inline bool ct_key_of(struct ct_key *key, const struct addr *src, const struct addr *dst,
@@ -30,6 +31,12 @@ static __always_inline bool ct_key_of(struct ct_key *key, const struct addr *src
 	key->zero[1] = 0;
 	key->zero[2] = 0;
 	return src_first;
+}
+
+/* The time that flows are stamped with: CLOCK_MONOTONIC, to the tick where the kernel has that (5.11) since it costs a tenth. */
+static __always_inline __u64 clock_ns(void)
+{
+	return skep_has_coarse_clock ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns();
 }
 
 static __always_inline void *ct_table(__u32 slot)

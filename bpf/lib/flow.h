@@ -19,11 +19,23 @@ static __always_inline __u32 policy_generation(void)
 	return state ? *(volatile __u32 *)&state->generation : 0;
 }
 
-static __always_inline __u32 ifindex_of(const struct addr *addr)
+/* The pod of this node that has an address; NULL for everybody else. *missing says that there is one, but no endpoint. */
+static __always_inline struct endpoint *endpoint_of(const struct local *local, bool *missing)
 {
-	struct local *local = bpf_map_lookup_elem(&skep_local, addr);
+	struct endpoint *ep;
+	__u32 ifindex;
 
-	return local ? local->ifindex : 0;
+	if (!local)
+		return NULL;
+	ifindex = local->ifindex;
+	ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
+	*missing |= !ep;
+	return ep;
+}
+
+static __always_inline struct local *local_of(const struct addr *addr)
+{
+	return bpf_map_lookup_elem(&skep_local, addr);
 }
 
 /* What judging a connection gave. */
@@ -33,27 +45,28 @@ struct judgement {
 	__u32 ingress_rule;
 };
 
-/* Judges a connection by each check that is owed (an ifindex of 0 owes none): the first denial, egress before ingress. service is
+/* Judges a connection by each check that is owed (without endpoint none is): the first denial, egress before ingress. service is
  * proto << 16 | responder's port, len that of the packet that gave cause. */
-static __always_inline verdict judge(const struct addr *initiator, __u32 initiator_ifindex,
-				     const struct addr *responder, __u32 responder_ifindex, __u32 service,
+static __always_inline verdict judge(const struct addr *initiator, const struct endpoint *from,
+				     const struct addr *responder, const struct endpoint *to, __u32 service,
 				     __u32 len, struct judgement *j)
 {
-	verdict v;
+	verdict v = verdict_of(SKEP_REASON_NONE, 0);
 
 	j->generation = policy_generation();
+	j->egress_rule = 0;
 	j->ingress_rule = 0;
 	barrier();
-	v = skep_judge_pod(initiator_ifindex, addr_hi(responder), addr_lo(responder), service, SKEP_EGRESS);
-	j->egress_rule = verdict_rule(v);
-	if (j->egress_rule)
-		count_rule(j->egress_rule, len);
-	if (verdict_reason(v))
-		return v;
-	v = skep_judge_pod(responder_ifindex, addr_hi(initiator), addr_lo(initiator), service, SKEP_INGRESS);
-	j->ingress_rule = verdict_rule(v);
-	if (j->ingress_rule)
-		count_rule(j->ingress_rule, len);
+	if (from) {
+		v = judge_pod(from, SKEP_EGRESS, responder, service, len);
+		j->egress_rule = verdict_rule(v);
+		if (verdict_reason(v))
+			return v;
+	}
+	if (to) {
+		v = judge_pod(to, SKEP_INGRESS, initiator, service, len);
+		j->ingress_rule = verdict_rule(v);
+	}
 	return v;
 }
 
@@ -61,18 +74,21 @@ static __always_inline verdict judge(const struct addr *initiator, __u32 initiat
  * would be taken for a connection of its own. */
 static __always_inline verdict judge_again(struct ct_entry *entry, const struct packet *p, bool forward)
 {
-	__u32 src_ifindex = 0, dst_ifindex = 0;
+	struct endpoint *src = NULL, *dst = NULL;
+	bool missing = false;
 	struct judgement j;
 	verdict v;
 
 	if (!(entry->flags & CT_FROM_NODE)) {
-		src_ifindex = ifindex_of(&p->src);
-		dst_ifindex = ifindex_of(&p->dst);
+		src = endpoint_of(local_of(&p->src), &missing);
+		dst = endpoint_of(local_of(&p->dst), &missing);
+		if (missing)
+			return verdict_of(SKEP_REASON_NO_ENDPOINT, 0);
 	}
 	if (forward)
-		v = judge(&p->src, src_ifindex, &p->dst, dst_ifindex, (__u32)p->proto << 16 | p->dport, p->len, &j);
+		v = judge(&p->src, src, &p->dst, dst, (__u32)p->proto << 16 | p->dport, p->len, &j);
 	else
-		v = judge(&p->dst, dst_ifindex, &p->src, src_ifindex, (__u32)p->proto << 16 | p->sport, p->len, &j);
+		v = judge(&p->dst, dst, &p->src, src, (__u32)p->proto << 16 | p->sport, p->len, &j);
 	entry->egress_rule = j.egress_rule;
 	entry->ingress_rule = j.ingress_rule;
 	if (verdict_reason(v))
@@ -99,7 +115,7 @@ static __always_inline verdict flow_known(struct ct_entry *entry, const struct p
 	}
 	/* An error message reports on the flow; it is not one of its packets. */
 	if (!(p->flags & PACKET_ICMP_ERROR))
-		ct_touch(entry, p, forward, bpf_ktime_get_ns());
+		ct_touch(entry, p, forward, clock_ns());
 	return verdict_of(SKEP_REASON_NONE, forward ? entry->egress_rule : entry->ingress_rule);
 }
 
@@ -116,8 +132,8 @@ static __always_inline bool flow_explains(const struct ct_entry *entry, const st
  * A packet without a flow: judged as its own direction, entered when allowed. flags are the entry's, nat the Service address
  * when CT_SERVICE is among them.
  */
-static __always_inline verdict flow_new(struct ct_key *key, const struct packet *p, __u32 src_ifindex, __u32 dst_ifindex,
-					__u8 flags, const struct addr *nat, __be16 nat_port)
+static __always_inline verdict flow_new(struct ct_key *key, const struct packet *p, const struct endpoint *src,
+					const struct endpoint *dst, __u8 flags, const struct addr *nat, __be16 nat_port)
 {
 	bool midflow = p->flags & PACKET_TCP && !(p->flags & PACKET_OPENS);
 	struct ct_entry *entry;
@@ -126,7 +142,7 @@ static __always_inline verdict flow_new(struct ct_key *key, const struct packet 
 
 	if (p->flags & (PACKET_ONLY_REPLY | PACKET_ICMP_ERROR))
 		return verdict_of(SKEP_REASON_ICMP_NO_FLOW, 0);
-	v = judge(&p->src, src_ifindex, &p->dst, dst_ifindex, (__u32)p->proto << 16 | p->dport, p->len, &j);
+	v = judge(&p->src, src, &p->dst, dst, (__u32)p->proto << 16 | p->dport, p->len, &j);
 	if (midflow && (verdict_reason(v) == SKEP_REASON_POLICY_EGRESS ||
 			verdict_reason(v) == SKEP_REASON_POLICY_INGRESS))
 		return verdict_of(SKEP_REASON_MIDFLOW_DENIED, verdict_rule(v));
@@ -135,7 +151,7 @@ static __always_inline verdict flow_new(struct ct_key *key, const struct packet 
 	entry = ct_scratch();
 	if (!entry)
 		return verdict_of(SKEP_REASON_ERROR_MAP, 0);
-	entry->created = entry->last_seen = bpf_ktime_get_ns();
+	entry->created = entry->last_seen = clock_ns();
 	entry->packets[0] = 1;
 	entry->bytes[0] = p->len;
 	entry->flags = flags | (midflow ? CT_MIDFLOW : 0);

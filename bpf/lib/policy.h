@@ -168,26 +168,27 @@ static __always_inline struct row *port_row(__u32 set, __u32 flags, __u8 proto, 
 	return bpf_map_lookup_elem(&skep_port, &key);
 }
 
-static __always_inline void count_rule(__u32 rule, __u32 len)
+/* A verdict by a rule, counted. Slot 0 takes the counts of rules that got no counter. */
+static __always_inline verdict decided(__u32 action, const struct rule_ref *rule, __u32 len)
 {
-	struct rule_count *count = bpf_map_lookup_elem(&skep_rule_count, &rule);
+	__u32 slot = rule->counter;
+	struct rule_count *count = bpf_map_lookup_elem(&skep_rule_count, &slot);
 
 	if (count) {
 		count->connections++;
 		count->packets++;
 		count->bytes += len;
 	}
+	return verdict_of(action == ACTION_ALLOW ? SKEP_REASON_NONE : SKEP_REASON_POLICY_INGRESS, rule->id);
 }
 
-/* What set id says about peers of a class. service is proto << 16 | port in network order. */
-__noinline __u64 skep_judge_set(__u32 id, __u32 class, __u32 service)
+/* What a set says about peers of a class. service is proto << 16 | port in network order, len that of the packet. */
+__noinline __u64 skep_judge_class(__u32 id, __u32 class, __u32 service, __u32 len)
 {
 	struct peer_key peer_key = { .set = id, .class = class };
 	struct set *set = bpf_map_lookup_elem(&skep_set, &id);
-	struct row *peer, *port, ones = { .first = ROW_OF_ONES, .blocks = ~0U };
-	struct rule_key rule_key = { .set = id };
-	struct rule *rule;
-	__u32 from = 0;
+	struct row *peer, *port;
+	__u32 port_first = ROW_OF_ONES, port_blocks = ~0U, from = 0;
 	int tier;
 
 	if (!set || !(set->flags & SET_COMPLETE))
@@ -195,65 +196,64 @@ __noinline __u64 skep_judge_set(__u32 id, __u32 class, __u32 service)
 	if (class > set->complete_class)
 		return verdict_of(SKEP_REASON_ERROR_CLASS, 0);
 	peer = bpf_map_lookup_elem(&skep_peer, &peer_key);
-	if (!peer) {
+	if (!peer && class != SKEP_CLASS_NONE) {
 		peer_key.class = SKEP_CLASS_NONE;
 		peer = bpf_map_lookup_elem(&skep_peer, &peer_key);
-		if (!peer)
-			return verdict_of(SKEP_REASON_ERROR_ROW, 0);
 	}
-	if (set->flags & SET_HAS_PORTS) {
+	if (!peer)
+		return verdict_of(SKEP_REASON_ERROR_ROW, 0);
+	if (set->flags & SET_HAS_PORTS && peer->blocks) {
 		port = port_row(id, set->flags, service >> 16, service & 0xffff);
 		if (!port)
 			return verdict_of(SKEP_REASON_ERROR_ROW, 0);
-		ones = *port;
+		port_first = port->first;
+		port_blocks = port->blocks;
 	}
 #pragma clang loop unroll(disable)
 	for (tier = 0; tier < TIERS; tier++) {
-		rule_key.index = skep_match_rows(peer->first, peer->blocks, ones.first, ones.blocks, from);
-		if (rule_key.index == BAD_BIT)
+		__u32 bit = skep_match_rows(peer->first, peer->blocks, port_first, port_blocks, from), index;
+		struct rule *rule;
+
+		if (bit == BAD_BIT)
 			return verdict_of(SKEP_REASON_ERROR_ROW, 0);
-		if (rule_key.index == NO_BIT)
+		if (bit == NO_BIT)
 			break;
-		rule = bpf_map_lookup_elem(&skep_rule, &rule_key);
-		if (!rule)
+		index = set->first_rule + bit;
+		rule = bpf_map_lookup_elem(&skep_rule, &index);
+		if (!rule || !rule->present)
 			return verdict_of(SKEP_REASON_ERROR_RULE, 0);
 		if (rule->action != ACTION_PASS)
-			return verdict_of(rule->action == ACTION_ALLOW ? SKEP_REASON_NONE :
-									 SKEP_REASON_POLICY_INGRESS,
-					  rule->id);
+			return decided(rule->action, &rule->ref, len);
 		from = rule->next_block;
 	}
-	return verdict_of(set->default_action == ACTION_ALLOW ? SKEP_REASON_NONE : SKEP_REASON_POLICY_INGRESS,
-			  set->default_rule);
+	return decided(set->default_action, &set->otherwise, len);
 }
 
-/*
- * What the pod behind ifindex says about a peer: its egress policy when direction is SKEP_EGRESS, its ingress policy
- * otherwise. No ifindex, no pod of this node, no check owed.
- */
+/* What a set says about a peer. The caller has read the set's number before: user space flips classes first, so a new set never
+ * meets an old class. */
+__noinline __u64 skep_judge(__u32 set, __u64 peer_hi, __u64 peer_lo, __u32 service, __u32 len)
+{
+	return skep_judge_class(set, skep_class_of(peer_hi, peer_lo), service, len);
+}
+
 enum direction {
 	SKEP_INGRESS = 0,
 	SKEP_EGRESS = 1,
 };
 
-__noinline __u64 skep_judge_pod(__u32 ifindex, __u64 peer_hi, __u64 peer_lo, __u32 service, __u32 direction)
+/* What a pod of this node says about a peer. */
+static __always_inline verdict judge_pod(const struct endpoint *ep, enum direction direction, const struct addr *peer,
+					 __u32 service, __u32 len)
 {
-	struct endpoint *ep;
 	__u32 set;
 	verdict v;
 
-	if (!ifindex)
-		return verdict_of(SKEP_REASON_NONE, 0);
-	ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
-	if (!ep)
-		return verdict_of(SKEP_REASON_NO_ENDPOINT, 0);
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return verdict_of(SKEP_REASON_NO_POLICY, 0);
-	/* The set is read before the class: user space flips classes first, so a new set never meets an old class. */
 	set = *(volatile __u32 *)(direction == SKEP_EGRESS ? &ep->egress_set : &ep->ingress_set);
 	barrier();
-	v = skep_judge_set(set, skep_class_of(peer_hi, peer_lo), service);
-	if (verdict_reason(v) == SKEP_REASON_POLICY_INGRESS && direction == SKEP_EGRESS)
+	v = skep_judge(set, addr_hi(peer), addr_lo(peer), service, len);
+	if (direction == SKEP_EGRESS && verdict_reason(v) == SKEP_REASON_POLICY_INGRESS)
 		return verdict_of(SKEP_REASON_POLICY_EGRESS, verdict_rule(v));
 	return v;
 }

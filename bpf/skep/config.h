@@ -20,4 +20,7 @@ volatile const __u64 skep_service6[4] = {}; /* address hi lo, mask hi lo */
  * ECONNREFUSED directly. */
 volatile const __u32 skep_has_set_retval = 0;
 
+/* Whether bpf_ktime_get_coarse_ns exists (5.11). */
+volatile const __u32 skep_has_coarse_clock = 0;
+
 #endif

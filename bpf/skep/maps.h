@@ -35,6 +35,22 @@
 		__type(value, value_type);                 \
 	} name SEC(".maps")
 
+#define SKEP_ARRAY(name, value_type, entries)              \
+	struct {                                           \
+		__uint(type, BPF_MAP_TYPE_ARRAY);          \
+		__uint(max_entries, entries);              \
+		__type(key, __u32);                        \
+		__type(value, value_type);                 \
+	} name SEC(".maps")
+
+#define SKEP_PERCPU_ARRAY(name, value_type, entries)       \
+	struct {                                           \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);   \
+		__uint(max_entries, entries);              \
+		__type(key, __u32);                        \
+		__type(value, value_type);                 \
+	} name SEC(".maps")
+
 /* Endpoints: by host-side ifindex, and the way to each of their addresses. */
 SKEP_HASH(skep_endpoint, __u32, struct endpoint, 4096);
 SKEP_HASH(skep_ep_name, __u32, struct endpoint_name, 4096);
@@ -43,41 +59,21 @@ SKEP_HASH(skep_local, struct addr, struct local, 8192);
 SKEP_HASH(skep_node, struct addr, __u32, 16384);
 
 /* Policy: address -> class, then (set, class) and (set, port) -> rows, then (set, bit) -> rule. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct state);
-} skep_state SEC(".maps");
+SKEP_ARRAY(skep_state, struct state, 1);
 SKEP_HASH(skep_class, struct addr, __u32, 262144);
 SKEP_LPM(skep_cidr, struct cidr_key, __u32, 65536);
-SKEP_HASH(skep_set, __u32, struct set, 16384);
+SKEP_ARRAY(skep_set, struct set, 8192);
 SKEP_HASH(skep_peer, struct peer_key, struct row, 1048576);
 SKEP_HASH(skep_port, struct port_key, struct row, 262144);
 SKEP_LPM(skep_range, struct range_key, struct row, 131072);
-SKEP_HASH(skep_rule, struct rule_key, struct rule, 262144);
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 131072);
-	__type(key, __u32);
-	__type(value, struct block);
-} skep_block SEC(".maps");
-/* Entries are made by user space; a rule without one is judged but not counted. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 131072);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, struct rule_count);
-} skep_rule_count SEC(".maps");
+SKEP_ARRAY(skep_rule, struct rule, 131072);
+SKEP_ARRAY(skep_block, struct block, 131072);
+/* Counters lie where rules say; skep_rule_slot finds them again by the rule's number, for user space only. */
+SKEP_PERCPU_ARRAY(skep_rule_count, struct rule_count, 16384);
+SKEP_HASH(skep_rule_slot, __u32, __u32, 16384);
 
 /* Packets by reason. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SKEP_REASON_COUNT);
-	__type(key, __u32);
-	__type(value, struct metric);
-} skep_metric SEC(".maps");
+SKEP_PERCPU_ARRAY(skep_metric, struct metric, SKEP_REASON_COUNT);
 
 /*
  * Flows. Eviction of the LRU is only approximately oldest-first. Slot 0 takes new entries; slot 1 is empty except while
@@ -108,12 +104,7 @@ struct {
 };
 
 /* Where a program puts a new entry together: the stack has no room for it below the policy's frames. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct ct_entry);
-} skep_scratch SEC(".maps");
+SKEP_PERCPU_ARRAY(skep_scratch, struct ct_entry, 1);
 
 SKEP_LRU(skep_frag, struct frag_key, struct frag_ports, 8192);
 

@@ -88,9 +88,9 @@ struct state {
 	__u32 generation; /* of policy: entries judged under another one are judged again */
 	__u32 flags; /* enum state_flag */
 	__u32 next_class; /* numbers that user space hands out next; never reused */
-	__u32 next_set;
 	__u32 next_backends;
 	__u32 next_service;
+	__u32 zero;
 };
 _Static_assert(sizeof(struct state) == 24, "state");
 
@@ -132,13 +132,18 @@ enum action {
 };
 
 struct set {
-	__u32 flags; /* enum set_flag */
+	__u32 flags; /* enum set_flag; written last */
 	/* Rows exist for every class up to this one that shares an atom with the set. A later class is not known here yet. */
 	__u32 complete_class;
-	__u32 default_rule;
+	__u32 first_rule; /* the rule of bit 0 in skep_rule, the others follow */
+	__u32 rules; /* how many entries follow, for user space */
+	struct rule_ref {
+		__u32 id; /* for attribution; never reused */
+		__u32 counter; /* index in skep_rule_count; 0 counts nothing */
+	} otherwise; /* decides what no rule matched */
 	__u32 default_action; /* enum action */
 };
-_Static_assert(sizeof(struct set) == 16, "set");
+_Static_assert(sizeof(struct set) == 28, "set");
 
 /* Row of the rules whose peers include a class. Class SKEP_CLASS_NONE is always present. */
 struct peer_key {
@@ -173,18 +178,13 @@ struct range_key {
 };
 _Static_assert(sizeof(struct range_key) == 12, "range_key");
 
-struct rule_key {
-	__u32 set;
-	__u32 index; /* the rule's bit */
-};
-_Static_assert(sizeof(struct rule_key) == 8, "rule_key");
-
 struct rule {
-	__u32 id; /* for attribution; never reused */
+	struct rule_ref ref;
 	__u16 action; /* enum action */
 	__u16 next_block; /* where the next tier starts, for ACTION_PASS; tiers start at a block */
+	__u32 present; /* 1; an unused bit has an entry of zeros */
 };
-_Static_assert(sizeof(struct rule) == 8, "rule");
+_Static_assert(sizeof(struct rule) == 16, "rule");
 
 /* What one rule decided: connections when opened or judged again, packets and bytes as judged. */
 struct rule_count {

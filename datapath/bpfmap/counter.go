@@ -90,12 +90,17 @@ func sortedReasons(names map[bpfobj.SkepReason]string) []bpfobj.SkepReason {
 }
 
 // RuleCounters sums the rules' counters over all CPUs, in order of rule. Rules that decided nothing are left out.
-func RuleCounters(table *ebpf.Map) ([]datapath.RuleCounter, error) {
+func RuleCounters(slots Table[uint32, uint32], table *ebpf.Map) ([]datapath.RuleCounter, error) {
+	rules, err := slots.All()
+	if err != nil {
+		return nil, err
+	}
 	var out []datapath.RuleCounter
-	var rule uint32
-	var perCPU []bpfobj.SkepRuleCount
-	iterator := table.Iterate()
-	for iterator.Next(&rule, &perCPU) {
+	for rule, slot := range rules {
+		var perCPU []bpfobj.SkepRuleCount
+		if err := table.Lookup(slot, &perCPU); err != nil {
+			return nil, fmt.Errorf("read the counter of rule %d: %w", rule, err)
+		}
 		counter := datapath.RuleCounter{Rule: datapath.RuleID(rule)}
 		for _, c := range perCPU {
 			counter.Connections += c.Connections
@@ -106,9 +111,6 @@ func RuleCounters(table *ebpf.Map) ([]datapath.RuleCounter, error) {
 			out = append(out, counter)
 		}
 	}
-	if err := iterator.Err(); err != nil {
-		return nil, fmt.Errorf("list rule counters: %w", err)
-	}
 	slices.SortFunc(out, func(a, b datapath.RuleCounter) int { return cmp.Compare(a.Rule, b.Rule) })
 	return out, nil
 }
@@ -118,7 +120,7 @@ func (m *Maps) Fill() ([]datapath.MapFill, error) {
 	var out []datapath.MapFill
 	for name, table := range m.all {
 		switch table.Type() {
-		case ebpf.Hash, ebpf.LRUHash, ebpf.LPMTrie, ebpf.PerCPUHash:
+		case ebpf.Hash, ebpf.LRUHash, ebpf.LPMTrie:
 		default:
 			continue
 		}

@@ -24,9 +24,11 @@ type Maps struct {
 	Peer  Table[bpfobj.SkepPeerKey, bpfobj.SkepRow]
 	Port  Table[bpfobj.SkepPortKey, bpfobj.SkepRow]
 	Range Table[bpfobj.SkepRangeKey, bpfobj.SkepRow]
-	Rule  Table[bpfobj.SkepRuleKey, bpfobj.SkepRule]
+	Rule  Table[uint32, bpfobj.SkepRule]
 	Block Table[uint32, bpfobj.SkepBlock]
 
+	// RuleSlot says where in RuleCount a rule's counters are.
+	RuleSlot  Table[uint32, uint32]
 	RuleCount *ebpf.Map
 	Metric    *ebpf.Map
 
@@ -60,6 +62,7 @@ func NewMaps(loaded map[string]*ebpf.Map) (*Maps, error) {
 		"skep_range":      bind(&m.Range),
 		"skep_rule":       bind(&m.Rule),
 		"skep_block":      bind(&m.Block),
+		"skep_rule_slot":  bind(&m.RuleSlot),
 		"skep_rule_count": func(loaded *ebpf.Map, _ string) { m.RuleCount = loaded },
 		"skep_metric":     func(loaded *ebpf.Map, _ string) { m.Metric = loaded },
 		"skep_ct_first":   bind(&m.Flow),

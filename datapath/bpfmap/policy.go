@@ -38,9 +38,11 @@ func RangeKey(set uint32, k compile.RangeKey) bpfobj.SkepRangeKey {
 	}
 }
 
-// Rule is the entry of a rule in skep_rule.
-func Rule(r compile.Rule) bpfobj.SkepRule {
-	return bpfobj.SkepRule{Id: uint32(r.ID), Action: uint16(Action(r.Action)), NextBlock: uint16(r.NextBlock)}
+// Rule is the entry of a rule in skep_rule, counted in a slot of skep_rule_count.
+func Rule(r compile.Rule, slot uint32) bpfobj.SkepRule {
+	out := bpfobj.SkepRule{Action: uint16(Action(r.Action)), NextBlock: uint16(r.NextBlock), Present: 1}
+	out.Ref.Id, out.Ref.Counter = uint32(r.ID), slot
+	return out
 }
 
 // Action is the number of an action in maps.
@@ -55,8 +57,9 @@ func Action(a datapath.Action) bpfobj.SkepAction {
 	}
 }
 
-// SetHeader is the entry of a set in skep_set, complete for classes up to completeClass.
-func SetHeader(s *compile.Set, completeClass uint32) bpfobj.SkepSet {
+// SetHeader is the entry of a set in skep_set, complete for classes up to completeClass. Its rules lie from firstRule on, its
+// default is counted in slot.
+func SetHeader(s *compile.Set, firstRule, slot, completeClass uint32) bpfobj.SkepSet {
 	flags := bpfobj.SkepSetFlagSET_COMPLETE
 	if s.HasPorts {
 		flags |= bpfobj.SkepSetFlagSET_HAS_PORTS
@@ -64,8 +67,10 @@ func SetHeader(s *compile.Set, completeClass uint32) bpfobj.SkepSet {
 	if len(s.Ranges) > 0 {
 		flags |= bpfobj.SkepSetFlagSET_HAS_RANGES
 	}
-	return bpfobj.SkepSet{
-		Flags: uint32(flags), CompleteClass: completeClass,
-		DefaultRule: uint32(s.DefaultRule), DefaultAction: uint32(Action(s.DefaultAction)),
+	out := bpfobj.SkepSet{
+		Flags: uint32(flags), CompleteClass: completeClass, FirstRule: firstRule, Rules: uint32(s.Bits()),
+		DefaultAction: uint32(Action(s.DefaultAction)),
 	}
+	out.Otherwise.Id, out.Otherwise.Counter = uint32(s.DefaultRule), slot
+	return out
 }

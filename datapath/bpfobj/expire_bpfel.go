@@ -35,6 +35,7 @@ const (
 	ExpireMapSkepRange     = "skep_range"
 	ExpireMapSkepRule      = "skep_rule"
 	ExpireMapSkepRuleCount = "skep_rule_count"
+	ExpireMapSkepRuleSlot  = "skep_rule_slot"
 	ExpireMapSkepScratch   = "skep_scratch"
 	ExpireMapSkepService   = "skep_service"
 	ExpireMapSkepSet       = "skep_set"
@@ -110,6 +111,7 @@ type ExpireMapSpecs struct {
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
 	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
 	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
@@ -161,6 +163,7 @@ type ExpireMaps struct {
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
 	SkepService   *ebpf.Map `ebpf:"skep_service"`
 	SkepSet       *ebpf.Map `ebpf:"skep_set"`
@@ -188,6 +191,7 @@ func (m *ExpireMaps) Close() error {
 		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
+		m.SkepRuleSlot,
 		m.SkepScratch,
 		m.SkepService,
 		m.SkepSet,

@@ -16,33 +16,35 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	HostMapSkepAffinity     = "skep_affinity"
-	HostMapSkepBackend      = "skep_backend"
-	HostMapSkepBlock        = "skep_block"
-	HostMapSkepCidr         = "skep_cidr"
-	HostMapSkepClass        = "skep_class"
-	HostMapSkepCt           = "skep_ct"
-	HostMapSkepCtFirst      = "skep_ct_first"
-	HostMapSkepEndpoint     = "skep_endpoint"
-	HostMapSkepEpName       = "skep_ep_name"
-	HostMapSkepFrag         = "skep_frag"
-	HostMapSkepLocal        = "skep_local"
-	HostMapSkepMetric       = "skep_metric"
-	HostMapSkepNode         = "skep_node"
-	HostMapSkepOrigin       = "skep_origin"
-	HostMapSkepPeer         = "skep_peer"
-	HostMapSkepPort         = "skep_port"
-	HostMapSkepRange        = "skep_range"
-	HostMapSkepRule         = "skep_rule"
-	HostMapSkepRuleCount    = "skep_rule_count"
-	HostMapSkepScratch      = "skep_scratch"
-	HostMapSkepService      = "skep_service"
-	HostMapSkepSet          = "skep_set"
-	HostMapSkepState        = "skep_state"
-	HostProgSkepTcHostIn    = "skep_tc_host_in"
-	HostVarSkepHasSetRetval = "skep_has_set_retval"
-	HostVarSkepService4     = "skep_service4"
-	HostVarSkepService6     = "skep_service6"
+	HostMapSkepAffinity       = "skep_affinity"
+	HostMapSkepBackend        = "skep_backend"
+	HostMapSkepBlock          = "skep_block"
+	HostMapSkepCidr           = "skep_cidr"
+	HostMapSkepClass          = "skep_class"
+	HostMapSkepCt             = "skep_ct"
+	HostMapSkepCtFirst        = "skep_ct_first"
+	HostMapSkepEndpoint       = "skep_endpoint"
+	HostMapSkepEpName         = "skep_ep_name"
+	HostMapSkepFrag           = "skep_frag"
+	HostMapSkepLocal          = "skep_local"
+	HostMapSkepMetric         = "skep_metric"
+	HostMapSkepNode           = "skep_node"
+	HostMapSkepOrigin         = "skep_origin"
+	HostMapSkepPeer           = "skep_peer"
+	HostMapSkepPort           = "skep_port"
+	HostMapSkepRange          = "skep_range"
+	HostMapSkepRule           = "skep_rule"
+	HostMapSkepRuleCount      = "skep_rule_count"
+	HostMapSkepRuleSlot       = "skep_rule_slot"
+	HostMapSkepScratch        = "skep_scratch"
+	HostMapSkepService        = "skep_service"
+	HostMapSkepSet            = "skep_set"
+	HostMapSkepState          = "skep_state"
+	HostProgSkepTcHostIn      = "skep_tc_host_in"
+	HostVarSkepHasCoarseClock = "skep_has_coarse_clock"
+	HostVarSkepHasSetRetval   = "skep_has_set_retval"
+	HostVarSkepService4       = "skep_service4"
+	HostVarSkepService6       = "skep_service6"
 )
 
 // LoadHost returns the embedded CollectionSpec for Host.
@@ -113,6 +115,7 @@ type HostMapSpecs struct {
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
 	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
 	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
@@ -123,9 +126,10 @@ type HostMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HostVariableSpecs struct {
-	SkepHasSetRetval *ebpf.VariableSpec `ebpf:"skep_has_set_retval"`
-	SkepService4     *ebpf.VariableSpec `ebpf:"skep_service4"`
-	SkepService6     *ebpf.VariableSpec `ebpf:"skep_service6"`
+	SkepHasCoarseClock *ebpf.VariableSpec `ebpf:"skep_has_coarse_clock"`
+	SkepHasSetRetval   *ebpf.VariableSpec `ebpf:"skep_has_set_retval"`
+	SkepService4       *ebpf.VariableSpec `ebpf:"skep_service4"`
+	SkepService6       *ebpf.VariableSpec `ebpf:"skep_service6"`
 }
 
 // HostObjects contains all objects after they have been loaded into the kernel.
@@ -167,6 +171,7 @@ type HostMaps struct {
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
 	SkepService   *ebpf.Map `ebpf:"skep_service"`
 	SkepSet       *ebpf.Map `ebpf:"skep_set"`
@@ -194,6 +199,7 @@ func (m *HostMaps) Close() error {
 		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
+		m.SkepRuleSlot,
 		m.SkepScratch,
 		m.SkepService,
 		m.SkepSet,
@@ -205,9 +211,10 @@ func (m *HostMaps) Close() error {
 //
 // It can be passed to LoadHostObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HostVariables struct {
-	SkepHasSetRetval *ebpf.Variable `ebpf:"skep_has_set_retval"`
-	SkepService4     *ebpf.Variable `ebpf:"skep_service4"`
-	SkepService6     *ebpf.Variable `ebpf:"skep_service6"`
+	SkepHasCoarseClock *ebpf.Variable `ebpf:"skep_has_coarse_clock"`
+	SkepHasSetRetval   *ebpf.Variable `ebpf:"skep_has_set_retval"`
+	SkepService4       *ebpf.Variable `ebpf:"skep_service4"`
+	SkepService6       *ebpf.Variable `ebpf:"skep_service6"`
 }
 
 // HostPrograms contains all programs after they have been loaded into the kernel.

@@ -290,10 +290,15 @@ type SkepRow struct {
 }
 
 type SkepRule struct {
-	_         structs.HostLayout
-	Id        uint32
+	_   structs.HostLayout
+	Ref struct {
+		_       structs.HostLayout
+		Id      uint32
+		Counter uint32
+	}
 	Action    uint16
 	NextBlock uint16
+	Present   uint32
 }
 
 type SkepRuleCount struct {
@@ -301,12 +306,6 @@ type SkepRuleCount struct {
 	Connections uint64
 	Packets     uint64
 	Bytes       uint64
-}
-
-type SkepRuleKey struct {
-	_     structs.HostLayout
-	Set   uint32
-	Index uint32
 }
 
 type SkepService struct {
@@ -329,7 +328,13 @@ type SkepSet struct {
 	_             structs.HostLayout
 	Flags         uint32
 	CompleteClass uint32
-	DefaultRule   uint32
+	FirstRule     uint32
+	Rules         uint32
+	Otherwise     struct {
+		_       structs.HostLayout
+		Id      uint32
+		Counter uint32
+	}
 	DefaultAction uint32
 }
 
@@ -346,9 +351,9 @@ type SkepState struct {
 	Generation   uint32
 	Flags        uint32
 	NextClass    uint32
-	NextSet      uint32
 	NextBackends uint32
 	NextService  uint32
+	Zero         uint32
 }
 
 type SkepStateFlag uint32
@@ -380,6 +385,7 @@ const (
 	SkepMapSkepRange            = "skep_range"
 	SkepMapSkepRule             = "skep_rule"
 	SkepMapSkepRuleCount        = "skep_rule_count"
+	SkepMapSkepRuleSlot         = "skep_rule_slot"
 	SkepMapSkepScratch          = "skep_scratch"
 	SkepMapSkepService          = "skep_service"
 	SkepMapSkepSet              = "skep_set"
@@ -463,6 +469,7 @@ type SkepMapSpecs struct {
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
 	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
 	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
@@ -524,6 +531,7 @@ type SkepMaps struct {
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
 	SkepService   *ebpf.Map `ebpf:"skep_service"`
 	SkepSet       *ebpf.Map `ebpf:"skep_set"`
@@ -551,6 +559,7 @@ func (m *SkepMaps) Close() error {
 		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
+		m.SkepRuleSlot,
 		m.SkepScratch,
 		m.SkepService,
 		m.SkepSet,

@@ -16,34 +16,36 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	PodMapSkepAffinity     = "skep_affinity"
-	PodMapSkepBackend      = "skep_backend"
-	PodMapSkepBlock        = "skep_block"
-	PodMapSkepCidr         = "skep_cidr"
-	PodMapSkepClass        = "skep_class"
-	PodMapSkepCt           = "skep_ct"
-	PodMapSkepCtFirst      = "skep_ct_first"
-	PodMapSkepEndpoint     = "skep_endpoint"
-	PodMapSkepEpName       = "skep_ep_name"
-	PodMapSkepFrag         = "skep_frag"
-	PodMapSkepLocal        = "skep_local"
-	PodMapSkepMetric       = "skep_metric"
-	PodMapSkepNode         = "skep_node"
-	PodMapSkepOrigin       = "skep_origin"
-	PodMapSkepPeer         = "skep_peer"
-	PodMapSkepPort         = "skep_port"
-	PodMapSkepRange        = "skep_range"
-	PodMapSkepRule         = "skep_rule"
-	PodMapSkepRuleCount    = "skep_rule_count"
-	PodMapSkepScratch      = "skep_scratch"
-	PodMapSkepService      = "skep_service"
-	PodMapSkepSet          = "skep_set"
-	PodMapSkepState        = "skep_state"
-	PodProgSkepTcPodFrom   = "skep_tc_pod_from"
-	PodProgSkepTcPodTo     = "skep_tc_pod_to"
-	PodVarSkepHasSetRetval = "skep_has_set_retval"
-	PodVarSkepService4     = "skep_service4"
-	PodVarSkepService6     = "skep_service6"
+	PodMapSkepAffinity       = "skep_affinity"
+	PodMapSkepBackend        = "skep_backend"
+	PodMapSkepBlock          = "skep_block"
+	PodMapSkepCidr           = "skep_cidr"
+	PodMapSkepClass          = "skep_class"
+	PodMapSkepCt             = "skep_ct"
+	PodMapSkepCtFirst        = "skep_ct_first"
+	PodMapSkepEndpoint       = "skep_endpoint"
+	PodMapSkepEpName         = "skep_ep_name"
+	PodMapSkepFrag           = "skep_frag"
+	PodMapSkepLocal          = "skep_local"
+	PodMapSkepMetric         = "skep_metric"
+	PodMapSkepNode           = "skep_node"
+	PodMapSkepOrigin         = "skep_origin"
+	PodMapSkepPeer           = "skep_peer"
+	PodMapSkepPort           = "skep_port"
+	PodMapSkepRange          = "skep_range"
+	PodMapSkepRule           = "skep_rule"
+	PodMapSkepRuleCount      = "skep_rule_count"
+	PodMapSkepRuleSlot       = "skep_rule_slot"
+	PodMapSkepScratch        = "skep_scratch"
+	PodMapSkepService        = "skep_service"
+	PodMapSkepSet            = "skep_set"
+	PodMapSkepState          = "skep_state"
+	PodProgSkepTcPodFrom     = "skep_tc_pod_from"
+	PodProgSkepTcPodTo       = "skep_tc_pod_to"
+	PodVarSkepHasCoarseClock = "skep_has_coarse_clock"
+	PodVarSkepHasSetRetval   = "skep_has_set_retval"
+	PodVarSkepService4       = "skep_service4"
+	PodVarSkepService6       = "skep_service6"
 )
 
 // LoadPod returns the embedded CollectionSpec for Pod.
@@ -115,6 +117,7 @@ type PodMapSpecs struct {
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
 	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
 	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
@@ -125,9 +128,10 @@ type PodMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PodVariableSpecs struct {
-	SkepHasSetRetval *ebpf.VariableSpec `ebpf:"skep_has_set_retval"`
-	SkepService4     *ebpf.VariableSpec `ebpf:"skep_service4"`
-	SkepService6     *ebpf.VariableSpec `ebpf:"skep_service6"`
+	SkepHasCoarseClock *ebpf.VariableSpec `ebpf:"skep_has_coarse_clock"`
+	SkepHasSetRetval   *ebpf.VariableSpec `ebpf:"skep_has_set_retval"`
+	SkepService4       *ebpf.VariableSpec `ebpf:"skep_service4"`
+	SkepService6       *ebpf.VariableSpec `ebpf:"skep_service6"`
 }
 
 // PodObjects contains all objects after they have been loaded into the kernel.
@@ -169,6 +173,7 @@ type PodMaps struct {
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
 	SkepService   *ebpf.Map `ebpf:"skep_service"`
 	SkepSet       *ebpf.Map `ebpf:"skep_set"`
@@ -196,6 +201,7 @@ func (m *PodMaps) Close() error {
 		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
+		m.SkepRuleSlot,
 		m.SkepScratch,
 		m.SkepService,
 		m.SkepSet,
@@ -207,9 +213,10 @@ func (m *PodMaps) Close() error {
 //
 // It can be passed to LoadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PodVariables struct {
-	SkepHasSetRetval *ebpf.Variable `ebpf:"skep_has_set_retval"`
-	SkepService4     *ebpf.Variable `ebpf:"skep_service4"`
-	SkepService6     *ebpf.Variable `ebpf:"skep_service6"`
+	SkepHasCoarseClock *ebpf.Variable `ebpf:"skep_has_coarse_clock"`
+	SkepHasSetRetval   *ebpf.Variable `ebpf:"skep_has_set_retval"`
+	SkepService4       *ebpf.Variable `ebpf:"skep_service4"`
+	SkepService6       *ebpf.Variable `ebpf:"skep_service6"`
 }
 
 // PodPrograms contains all programs after they have been loaded into the kernel.

@@ -16,40 +16,42 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SockMapSkepAffinity     = "skep_affinity"
-	SockMapSkepBackend      = "skep_backend"
-	SockMapSkepBlock        = "skep_block"
-	SockMapSkepCidr         = "skep_cidr"
-	SockMapSkepClass        = "skep_class"
-	SockMapSkepCt           = "skep_ct"
-	SockMapSkepCtFirst      = "skep_ct_first"
-	SockMapSkepEndpoint     = "skep_endpoint"
-	SockMapSkepEpName       = "skep_ep_name"
-	SockMapSkepFrag         = "skep_frag"
-	SockMapSkepLocal        = "skep_local"
-	SockMapSkepMetric       = "skep_metric"
-	SockMapSkepNode         = "skep_node"
-	SockMapSkepOrigin       = "skep_origin"
-	SockMapSkepPeer         = "skep_peer"
-	SockMapSkepPort         = "skep_port"
-	SockMapSkepRange        = "skep_range"
-	SockMapSkepRule         = "skep_rule"
-	SockMapSkepRuleCount    = "skep_rule_count"
-	SockMapSkepScratch      = "skep_scratch"
-	SockMapSkepService      = "skep_service"
-	SockMapSkepSet          = "skep_set"
-	SockMapSkepState        = "skep_state"
-	SockProgSkepConnect4    = "skep_connect4"
-	SockProgSkepConnect6    = "skep_connect6"
-	SockProgSkepPeername4   = "skep_peername4"
-	SockProgSkepPeername6   = "skep_peername6"
-	SockProgSkepRecvmsg4    = "skep_recvmsg4"
-	SockProgSkepRecvmsg6    = "skep_recvmsg6"
-	SockProgSkepSendmsg4    = "skep_sendmsg4"
-	SockProgSkepSendmsg6    = "skep_sendmsg6"
-	SockVarSkepHasSetRetval = "skep_has_set_retval"
-	SockVarSkepService4     = "skep_service4"
-	SockVarSkepService6     = "skep_service6"
+	SockMapSkepAffinity       = "skep_affinity"
+	SockMapSkepBackend        = "skep_backend"
+	SockMapSkepBlock          = "skep_block"
+	SockMapSkepCidr           = "skep_cidr"
+	SockMapSkepClass          = "skep_class"
+	SockMapSkepCt             = "skep_ct"
+	SockMapSkepCtFirst        = "skep_ct_first"
+	SockMapSkepEndpoint       = "skep_endpoint"
+	SockMapSkepEpName         = "skep_ep_name"
+	SockMapSkepFrag           = "skep_frag"
+	SockMapSkepLocal          = "skep_local"
+	SockMapSkepMetric         = "skep_metric"
+	SockMapSkepNode           = "skep_node"
+	SockMapSkepOrigin         = "skep_origin"
+	SockMapSkepPeer           = "skep_peer"
+	SockMapSkepPort           = "skep_port"
+	SockMapSkepRange          = "skep_range"
+	SockMapSkepRule           = "skep_rule"
+	SockMapSkepRuleCount      = "skep_rule_count"
+	SockMapSkepRuleSlot       = "skep_rule_slot"
+	SockMapSkepScratch        = "skep_scratch"
+	SockMapSkepService        = "skep_service"
+	SockMapSkepSet            = "skep_set"
+	SockMapSkepState          = "skep_state"
+	SockProgSkepConnect4      = "skep_connect4"
+	SockProgSkepConnect6      = "skep_connect6"
+	SockProgSkepPeername4     = "skep_peername4"
+	SockProgSkepPeername6     = "skep_peername6"
+	SockProgSkepRecvmsg4      = "skep_recvmsg4"
+	SockProgSkepRecvmsg6      = "skep_recvmsg6"
+	SockProgSkepSendmsg4      = "skep_sendmsg4"
+	SockProgSkepSendmsg6      = "skep_sendmsg6"
+	SockVarSkepHasCoarseClock = "skep_has_coarse_clock"
+	SockVarSkepHasSetRetval   = "skep_has_set_retval"
+	SockVarSkepService4       = "skep_service4"
+	SockVarSkepService6       = "skep_service6"
 )
 
 // LoadSock returns the embedded CollectionSpec for Sock.
@@ -127,6 +129,7 @@ type SockMapSpecs struct {
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
 	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
 	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
@@ -137,9 +140,10 @@ type SockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
-	SkepHasSetRetval *ebpf.VariableSpec `ebpf:"skep_has_set_retval"`
-	SkepService4     *ebpf.VariableSpec `ebpf:"skep_service4"`
-	SkepService6     *ebpf.VariableSpec `ebpf:"skep_service6"`
+	SkepHasCoarseClock *ebpf.VariableSpec `ebpf:"skep_has_coarse_clock"`
+	SkepHasSetRetval   *ebpf.VariableSpec `ebpf:"skep_has_set_retval"`
+	SkepService4       *ebpf.VariableSpec `ebpf:"skep_service4"`
+	SkepService6       *ebpf.VariableSpec `ebpf:"skep_service6"`
 }
 
 // SockObjects contains all objects after they have been loaded into the kernel.
@@ -181,6 +185,7 @@ type SockMaps struct {
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
 	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
 	SkepService   *ebpf.Map `ebpf:"skep_service"`
 	SkepSet       *ebpf.Map `ebpf:"skep_set"`
@@ -208,6 +213,7 @@ func (m *SockMaps) Close() error {
 		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
+		m.SkepRuleSlot,
 		m.SkepScratch,
 		m.SkepService,
 		m.SkepSet,
@@ -219,9 +225,10 @@ func (m *SockMaps) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
-	SkepHasSetRetval *ebpf.Variable `ebpf:"skep_has_set_retval"`
-	SkepService4     *ebpf.Variable `ebpf:"skep_service4"`
-	SkepService6     *ebpf.Variable `ebpf:"skep_service6"`
+	SkepHasCoarseClock *ebpf.Variable `ebpf:"skep_has_coarse_clock"`
+	SkepHasSetRetval   *ebpf.Variable `ebpf:"skep_has_set_retval"`
+	SkepService4       *ebpf.Variable `ebpf:"skep_service4"`
+	SkepService6       *ebpf.Variable `ebpf:"skep_service6"`
 }
 
 // SockPrograms contains all programs after they have been loaded into the kernel.

@@ -119,6 +119,14 @@ func (s *Set) placeRules(rules []datapath.Rule) error {
 	return nil
 }
 
+// Bits is how many bits the set's rows have, those between tiers included.
+func (s *Set) Bits() int {
+	if len(s.Rules) == 0 {
+		return 0
+	}
+	return s.Rules[len(s.Rules)-1].Bit + 1
+}
+
 // NoPeer is the row for addresses that no atom of the set covers.
 func (s *Set) NoPeer() Row { return s.anyPeer.row() }
 

@@ -29,7 +29,7 @@ func (d *Datapath) Status(context.Context) (datapath.Status, error) {
 	if err != nil {
 		return datapath.Status{}, err
 	}
-	rules, err := bpfmap.RuleCounters(d.objects.Maps.RuleCount)
+	rules, err := bpfmap.RuleCounters(d.objects.Maps.RuleSlot, d.objects.Maps.RuleCount)
 	if err != nil {
 		return datapath.Status{}, err
 	}

@@ -52,6 +52,8 @@ type Options struct {
 	ServiceCIDRs []netip.Prefix
 	// NoSetRetval does without bpf_set_retval even where the kernel has it.
 	NoSetRetval bool
+	// Bench loads the programs that are only measured as well.
+	Bench bool
 	// LogLevel of the verifier, for tests that read its statistics.
 	LogLevel ebpf.LogLevel
 }
@@ -102,7 +104,11 @@ var collections = map[string]func() (*ebpf.CollectionSpec, error){
 }
 
 func (o *Objects) loadPrograms(options Options, loaded map[string]*ebpf.Map) error {
-	for name, load := range collections {
+	wanted := maps.Clone(collections)
+	if options.Bench {
+		wanted["bench"] = bpfobj.LoadBench
+	}
+	for name, load := range wanted {
 		spec, err := load()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
@@ -146,6 +152,9 @@ func configure(spec *ebpf.CollectionSpec, options Options) error {
 	values := map[string]any{}
 	if !options.NoSetRetval && features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil {
 		values["skep_has_set_retval"] = uint32(1)
+	}
+	if features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) == nil {
+		values["skep_has_coarse_clock"] = uint32(1)
 	}
 	for _, prefix := range options.ServiceCIDRs {
 		maps.Copy(values, servicePrefix(prefix.Masked()))

@@ -241,3 +241,15 @@ type Context struct {
 	GsoSize, TstampType                            uint32
 	HWTstamp                                       uint64
 }
+
+// As makes the loopback device stand for an endpoint, for programs that are run otherwise than by Send.
+func (h *Harness) As(id datapath.EndpointID) error { return h.become(id) }
+
+// Time runs a program many times on one frame, which it may change, and returns the mean time of a run.
+func (h *Harness) Time(program string, frame []byte, repeat int) (time.Duration, error) {
+	_, took, err := h.Programs[program].Benchmark(frame, repeat, nil)
+	if err != nil {
+		return 0, fmt.Errorf("run %s: %w", program, err)
+	}
+	return took, nil
+}

@@ -4,6 +4,7 @@ package reconcile
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 
 	"skep.dev/skep/datapath"
@@ -16,11 +17,10 @@ import (
 // without the names behind them, which the maps do not hold; so the first policy is written beside what is there, endpoints move
 // over, and only then this is deleted.
 type inheritance struct {
-	sets   []uint32
+	sets   map[uint32]bpfobj.SkepSet
 	peers  []bpfobj.SkepPeerKey
 	ports  []bpfobj.SkepPortKey
 	ranges []bpfobj.SkepRangeKey
-	rules  []bpfobj.SkepRuleKey
 	runs   []run
 }
 
@@ -31,17 +31,16 @@ func adoptPolicy(n *Node) (*policy, error) {
 		addresses: map[netip.Addr]uint32{},
 		prefixes:  map[compile.Prefix]uint32{},
 		sets:      map[datapath.SetID]*liveSet{},
-		counted:   map[datapath.RuleID]bool{},
 	}
-	sets, err1 := n.maps.Set.Keys()
+	sets, err1 := visibleSets(n)
 	peers, err2 := n.maps.Peer.All()
 	ports, err3 := n.maps.Port.All()
 	ranges, err4 := n.maps.Range.All()
-	rules, err5 := n.maps.Rule.Keys()
+	counters, err5 := adoptCounters(n)
 	if err := errors.Join(err1, err2, err3, err4, err5, p.adoptClasses()); err != nil {
 		return nil, err
 	}
-	h := &inheritance{sets: sets, rules: rules}
+	h := &inheritance{sets: sets}
 	used := map[run]bool{}
 	for key, row := range peers {
 		h.peers = append(h.peers, key)
@@ -60,17 +59,43 @@ func adoptPolicy(n *Node) (*policy, error) {
 			h.runs = append(h.runs, r)
 		}
 	}
-	p.rows = newRowStore(n.maps.Block, n.clock.Now, h.runs)
-	if len(sets)+len(peers)+len(ports)+len(ranges)+len(rules) > 0 {
+	// Number 0 is never given out: it is what an endpoint without policy has.
+	numbers, ruleSpace := []run{{0, 1}}, []run{}
+	for number, set := range sets {
+		numbers = append(numbers, run{number, 1})
+		if set.Rules > 0 {
+			ruleSpace = append(ruleSpace, run{set.FirstRule, set.Rules})
+		}
+	}
+	p.rows = &rowStore{
+		table: n.maps.Block, rows: map[string]*storedRow{},
+		blocks: newExtents(n.maps.Block.Name, n.maps.Block.MaxEntries(), n.clock.Now, h.runs),
+	}
+	p.numbers = newExtents(n.maps.Set.Name, n.maps.Set.MaxEntries(), n.clock.Now, numbers)
+	p.ruleSpace = newExtents(n.maps.Rule.Name, n.maps.Rule.MaxEntries(), n.clock.Now, ruleSpace)
+	p.counters = counters
+	if len(sets)+len(peers)+len(ports)+len(ranges) > 0 {
 		p.inherited = h
 	}
 	return p, nil
 }
 
+// visibleSets reads the sets that are in use.
+func visibleSets(n *Node) (map[uint32]bpfobj.SkepSet, error) {
+	all, err := n.maps.Set.All()
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(all, func(_ uint32, s bpfobj.SkepSet) bool { return s.Flags == 0 })
+	return all, nil
+}
+
 func (h *inheritance) remove(p *policy) error {
 	var errs []error
-	for _, key := range h.sets {
-		errs = append(errs, p.node.maps.Set.Remove(key))
+	for number, set := range h.sets {
+		errs = append(errs, p.node.maps.Set.Put(number, bpfobj.SkepSet{}))
+		p.numbers.rest(run{number, 1})
+		p.ruleSpace.rest(run{set.FirstRule, set.Rules})
 	}
 	for _, key := range h.peers {
 		errs = append(errs, p.node.maps.Peer.Remove(key))
@@ -81,11 +106,8 @@ func (h *inheritance) remove(p *policy) error {
 	for _, key := range h.ranges {
 		errs = append(errs, p.node.maps.Range.Remove(key))
 	}
-	for _, key := range h.rules {
-		errs = append(errs, p.node.maps.Rule.Remove(key))
-	}
 	for _, r := range h.runs {
-		p.rows.rest(r)
+		p.rows.blocks.rest(r)
 	}
 	return errors.Join(errs...)
 }

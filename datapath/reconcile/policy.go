@@ -21,12 +21,14 @@ const noClass = 0
 type policy struct {
 	node      *Node
 	rows      *rowStore
+	numbers   *extents // of skep_set
+	ruleSpace *extents // of skep_rule
+	counters  *counters
 	classes   map[compile.ClassKey]uint32
 	addresses map[netip.Addr]uint32
 	prefixes  map[compile.Prefix]uint32
 	sets      map[datapath.SetID]*liveSet
 	endpoints map[datapath.EndpointID]datapath.EndpointPolicy
-	counted   map[datapath.RuleID]bool
 	// inherited is what an earlier process left: in force until the first policy of this one, deleted after it.
 	inherited *inheritance
 }
@@ -117,7 +119,6 @@ func (p *policy) checkRoom(c *change, compiled []*compile.Set) error {
 	return errors.Join(
 		room(maps.Class.Map, maps.Class.Name, addresses),
 		room(maps.CIDR.Map, maps.CIDR.Name, prefixes),
-		room(maps.Set.Map, maps.Set.Name, len(p.sets)+len(compiled)),
 	)
 }
 
@@ -140,8 +141,6 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 			c.newClasses = append(c.newClasses, class)
 		}
 	}
-	firstSet := p.node.state.NextSet + 1
-	p.node.state.NextSet += uint32(len(compiled))
 	if err := p.node.saveState(); err != nil {
 		return err
 	}
@@ -156,9 +155,11 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 	for class := range c.wanted.Atoms {
 		all = append(all, class)
 	}
-	for i, s := range compiled {
-		set, err := p.writeSet(s, firstSet+uint32(i))
-		c.newSets = append(c.newSets, set)
+	for _, s := range compiled {
+		set, err := p.writeSet(s)
+		if set != nil {
+			c.newSets = append(c.newSets, set)
+		}
 		if err == nil {
 			err = p.addClasses(set, all, c.wanted.Atoms)
 		}
@@ -275,25 +276,12 @@ func (p *policy) collect(c *change) error {
 		}
 		delete(p.classes, class)
 	}
+	errs = append(errs, p.counters.keep(c.state))
 	if p.inherited != nil {
 		errs = append(errs, p.inherited.remove(p))
 		p.inherited = nil
 	}
 	return errors.Join(errs...)
-}
-
-// countRule makes a counter for a rule. Counters are kept when a rule goes: its number is never reused.
-func (p *policy) countRule(rule datapath.RuleID) error {
-	if rule == 0 || p.counted[rule] {
-		return nil
-	}
-	zero := make([]bpfobj.SkepRuleCount, ebpf.MustPossibleCPU())
-	err := p.node.maps.RuleCount.Update(uint32(rule), zero, ebpf.UpdateNoExist)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
-		return fmt.Errorf("make the counter of rule %d: %w", rule, err)
-	}
-	p.counted[rule] = true
-	return nil
 }
 
 // setNumbers are the numbers of an endpoint's sets; false while no policy names it.

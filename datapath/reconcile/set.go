@@ -19,7 +19,10 @@ func runOf(r bpfobj.SkepRow) run {
 // liveSet is a policy set in the maps.
 type liveSet struct {
 	*compile.Set
-	number uint32
+	number    uint32
+	firstRule uint32
+	// visible says that the header is written.
+	visible bool
 	// peers are the rows by class number.
 	peers map[uint32]*storedRow
 	ports map[compile.PortKey]*storedRow
@@ -27,10 +30,19 @@ type liveSet struct {
 }
 
 // writeSet puts all of a set into the maps but its header: programs do not see it yet. What was written before an error is
-// in the returned set, for removal.
-func (p *policy) writeSet(compiled *compile.Set, number uint32) (*liveSet, error) {
+// in the returned set, for removal; nil when nothing was.
+func (p *policy) writeSet(compiled *compile.Set) (*liveSet, error) {
+	number, err := p.numbers.take(1)
+	if err != nil {
+		return nil, err
+	}
+	firstRule, err := p.ruleSpace.take(uint32(compiled.Bits()))
+	if err != nil {
+		p.numbers.give(run{number, 1})
+		return nil, err
+	}
 	s := &liveSet{
-		Set: compiled, number: number,
+		Set: compiled, number: number, firstRule: firstRule,
 		peers: map[uint32]*storedRow{}, ports: map[compile.PortKey]*storedRow{}, spans: map[compile.RangeKey]*storedRow{},
 	}
 	maps := p.node.maps
@@ -57,15 +69,25 @@ func (p *policy) writeSet(compiled *compile.Set, number uint32) (*liveSet, error
 			return s, err
 		}
 	}
-	for _, rule := range compiled.Rules {
-		if err := maps.Rule.Put(bpfobj.SkepRuleKey{Set: number, Index: uint32(rule.Bit)}, bpfmap.Rule(rule)); err != nil {
-			return s, err
+	return s, p.writeRules(s)
+}
+
+// writeRules writes one entry for every bit; bits between tiers have none that is present.
+func (p *policy) writeRules(s *liveSet) error {
+	entries := make([]bpfobj.SkepRule, s.Bits())
+	for _, rule := range s.Rules {
+		slot, err := p.counters.slot(rule.ID)
+		if err != nil {
+			return err
 		}
-		if err := p.countRule(rule.ID); err != nil {
-			return s, err
+		entries[rule.Bit] = bpfmap.Rule(rule, slot)
+	}
+	for i, entry := range entries {
+		if err := p.node.maps.Rule.Put(s.firstRule+uint32(i), entry); err != nil {
+			return err
 		}
 	}
-	return s, p.countRule(compiled.DefaultRule)
+	return nil
 }
 
 func (p *policy) writePeer(s *liveSet, class uint32, row compile.Row) error {
@@ -91,7 +113,21 @@ func (p *policy) addClasses(s *liveSet, classes []compile.ClassKey, atoms map[co
 			return err
 		}
 	}
-	return p.node.maps.Set.Put(s.number, bpfmap.SetHeader(s.Set, p.node.state.NextClass))
+	slot, err := p.counters.slot(s.DefaultRule)
+	if err != nil {
+		return err
+	}
+	header := bpfmap.SetHeader(s.Set, s.firstRule, slot, p.node.state.NextClass)
+	if !s.visible {
+		// Entries of an array are not written in one piece: the flags follow when the rest is there.
+		hidden := header
+		hidden.Flags = 0
+		if err := p.node.maps.Set.Put(s.number, hidden); err != nil {
+			return err
+		}
+	}
+	s.visible = true
+	return p.node.maps.Set.Put(s.number, header)
 }
 
 // dropClass removes a class's row from a set.
@@ -111,7 +147,7 @@ func (p *policy) dropClass(s *liveSet, class uint32) error {
 // removeSet deletes a set that no endpoint refers to, header first.
 func (p *policy) removeSet(s *liveSet) error {
 	maps := p.node.maps
-	errs := []error{maps.Set.Remove(s.number)}
+	errs := []error{maps.Set.Put(s.number, bpfobj.SkepSet{})}
 	for class, stored := range s.peers {
 		errs = append(errs, maps.Peer.Remove(bpfobj.SkepPeerKey{Set: s.number, Class: class}))
 		p.rows.release(stored)
@@ -124,8 +160,11 @@ func (p *policy) removeSet(s *liveSet) error {
 		errs = append(errs, maps.Range.Remove(bpfmap.RangeKey(s.number, key)))
 		p.rows.release(stored)
 	}
-	for _, rule := range s.Rules {
-		errs = append(errs, maps.Rule.Remove(bpfobj.SkepRuleKey{Set: s.number, Index: uint32(rule.Bit)}))
+	if err := errors.Join(errs...); err != nil {
+		// Its number may still have rows: it is not given out again.
+		return err
 	}
-	return errors.Join(errs...)
+	p.numbers.rest(run{s.number, 1})
+	p.ruleSpace.rest(run{s.firstRule, uint32(s.Bits())})
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -37,6 +38,8 @@ func client(what string) string {
 		}
 		peer := peerName(c.(*net.TCPConn))
 		return says(c, nil) + " from " + peer
+	case "tcp6":
+		return mapped(netip.MustParseAddrPort(addr))
 	case "udp":
 		c, err := net.Dial("udp", addr)
 		if err != nil {
@@ -56,6 +59,25 @@ func client(what string) string {
 		defer c.Close()
 		return ask(c, to)
 	}
+}
+
+// mapped connects an AF_INET6 socket to a v4-mapped address, which Go itself never does.
+func mapped(to netip.AddrPort) string {
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return err.Error()
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close()
+	if err := syscall.Connect(fd, &syscall.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}); err != nil {
+		return refusal(err)
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return err.Error()
+	}
+	peer := peerName(c.(*net.TCPConn))
+	return says(c, nil) + " from " + peer
 }
 
 // peerName asks the kernel, not Go, whom the socket is connected to.

@@ -53,24 +53,27 @@ func TestSocketsInTheCgroupAreBalanced(t *testing.T) {
 	b.serveUDP(5353, "b")
 	must(t, w.dp.SetPolicy(context.Background(), open(a.ep.ID, b.ep.ID)))
 	must(t, w.dp.SetServices(context.Background(), services(podB4, podB6)))
-	for _, c := range []struct{ what, want string }{
-		{"tcp 10.96.0.20:80", "b from 10.96.0.20:80"},
-		{"tcp [fd00:10:96::20]:80", "b from [fd00:10:96::20]:80"},
-		{"udp 10.96.0.20:53", "b from 10.96.0.20:53"},
-		{"udp [fd00:10:96::20]:53", "b from [fd00:10:96::20]:53"},
-		{"sendto 10.96.0.20:53", "b from 10.96.0.20:53"},
-		{"sendto [fd00:10:96::20]:53", "b from [fd00:10:96::20]:53"},
-		{"tcp 10.96.0.20:81", "refused"},
-		{"tcp [fd00:10:96::20]:81", "refused"},
-		{"udp 10.96.0.20:54", "refused"},
-		{"udp [fd00:10:96::20]:54", "refused"},
-		{"sendto 10.96.0.20:54", "refused"},
-		{"sendto [fd00:10:96::20]:54", "refused"},
-		{"tcp 10.244.0.6:8080", "b from 10.244.0.6:8080"},
+	for _, c := range []struct{ name, what, want string }{
+		{"tcp service", "tcp 10.96.0.20:80", "b from 10.96.0.20:80"},
+		{"tcp service IPv6", "tcp [fd00:10:96::20]:80", "b from [fd00:10:96::20]:80"},
+		{"tcp service by a v4-mapped address", "tcp6 [::ffff:10.96.0.20]:80", "b from 10.96.0.20:80"},
+		{"udp service", "udp 10.96.0.20:53", "b from 10.96.0.20:53"},
+		{"udp service IPv6", "udp [fd00:10:96::20]:53", "b from [fd00:10:96::20]:53"},
+		{"unconnected udp", "sendto 10.96.0.20:53", "b from 10.96.0.20:53"},
+		{"unconnected udp IPv6", "sendto [fd00:10:96::20]:53", "b from [fd00:10:96::20]:53"},
+		{"tcp without backends", "tcp 10.96.0.20:81", "refused"},
+		{"tcp without backends IPv6", "tcp [fd00:10:96::20]:81", "refused"},
+		{"udp without backends", "udp 10.96.0.20:54", "refused"},
+		{"udp without backends IPv6", "udp [fd00:10:96::20]:54", "refused"},
+		{"unconnected udp without backends", "sendto 10.96.0.20:54", "refused"},
+		{"unconnected udp without backends IPv6", "sendto [fd00:10:96::20]:54", "refused"},
+		{"a pod's own address", "tcp 10.244.0.6:8080", "b from 10.244.0.6:8080"},
 	} {
-		if got := a.client(c.what); got != c.want {
-			t.Errorf("%s: %q, want %q", c.what, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			if got := a.client(c.what); got != c.want {
+				t.Errorf("%s: %q, want %q", c.what, got, c.want)
+			}
+		})
 	}
 	status, err := w.dp.Status(context.Background())
 	must(t, err)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kernel boots the oldest kernel that skep supports in a virtual machine and runs the datapath's programs on it.
+// Package kernel boots the oldest kernel that skep supports in a virtual machine and runs tests/datapath in it: every program is
+// loaded, attached by clsact and given packets.
 package kernel
 
 import (
@@ -16,9 +17,14 @@ import (
 	"time"
 )
 
-// bootLimit bounds a whole run of a virtual machine. Software emulation needs about 6 s to boot and about as long again
-// for the verifier.
+// bootLimit bounds a whole run of a virtual machine. Software emulation needs about 6 s to boot and some tens of seconds for the
+// verifier and the tests.
 const bootLimit = 4 * time.Minute
+
+// inGuest are the tests that run in the virtual machine; emulation is slow, so of each kind one.
+const inGuest = "^(TestVerifierCostDoesNotGrow|TestFirstPacketsAreJudged|TestTwoPodsTalkThroughTheRealPrograms|" +
+	"TestSocketsInTheCgroupAreBalanced|TestEstablishedConnectionsObeyNewPolicy)$" +
+	"/^(clsact|tcp_service|udp_service_IPv6|tcp_without_backends|from_a_pod)$"
 
 // initScript is the first process of the guest. It prepares what a distribution would and hands over to the test.
 const initScript = `#!/bin/busybox sh
@@ -26,11 +32,14 @@ const initScript = `#!/bin/busybox sh
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t bpf bpf /sys/fs/bpf
-/bin/busybox mkdir -p /sys/fs/cgroup/unified /run/netns /tmp
+/bin/busybox mount -t tmpfs tmp /sys/fs/cgroup
+/bin/busybox mkdir -p /sys/fs/cgroup/unified /tmp
 /bin/busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified
 for module in /modules/*.ko; do /bin/busybox insmod $module; done
 /bin/busybox ip link set lo up
-/guest && echo guest: passed || echo guest: failed
+cd /
+echo "guest: Linux $(/bin/busybox uname -r)"
+/guest -test.v -test.run "$(/bin/busybox cat /tests)" && echo guest: passed || echo guest: failed
 /bin/busybox poweroff -f
 `
 
@@ -42,16 +51,22 @@ func TestPrograms5_10(t *testing.T) {
 	kernel := fetch(t)
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
-	build := exec.Command("go", "build", "-o", guest, "skep.dev/skep/tests/kernel/guest")
+	build := exec.Command("go", "test", "-c", "-o", guest, "skep.dev/skep/tests/datapath")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the guest: %v\n%s", err, out)
 	}
 	console := boot(t, kernel, initramfs(t, dir, guest, kernel))
 	for line := range strings.Lines(console) {
-		if strings.HasPrefix(line, "guest:") {
-			t.Log(strings.TrimSpace(line))
+		if strings.HasPrefix(line, "guest:") || strings.HasPrefix(line, "verifier:") || strings.Contains(line, "--- ") {
+			t.Log(strings.TrimRight(line, "\n"))
 		}
+	}
+	if !strings.Contains(console, "guest: Linux 5.10") {
+		t.Fatalf("the virtual machine did not come up; its console:\n%s", console)
+	}
+	if strings.Contains(console, "--- SKIP") {
+		t.Errorf("nothing may be skipped on 5.10; the console:\n%s", console)
 	}
 	if !strings.Contains(console, "guest: passed") {
 		t.Fatalf("the guest did not pass; its console:\n%s", console)
@@ -78,7 +93,7 @@ func fetch(t *testing.T) string {
 func initramfs(t *testing.T, dir, guest, kernel string) string {
 	t.Helper()
 	root := filepath.Join(dir, "root")
-	for _, folder := range []string{"bin", "proc", "sys", "dev", "modules"} {
+	for _, folder := range []string{"bin", "proc", "sys", "dev", "modules", "testdata"} {
 		if err := os.MkdirAll(filepath.Join(root, folder), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -100,8 +115,10 @@ func initramfs(t *testing.T, dir, guest, kernel string) string {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, "init"), []byte(initScript), 0o755); err != nil {
-		t.Fatal(err)
+	for name, content := range map[string]string{"init": initScript, "tests": inGuest, "testdata/verifier.txt": recorded(t)} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	archive := filepath.Join(dir, "initramfs")
 	pack := exec.Command("/bin/busybox", "sh", "-c", "find . | busybox cpio -o -H newc >"+archive)
@@ -110,6 +127,16 @@ func initramfs(t *testing.T, dir, guest, kernel string) string {
 		t.Fatalf("pack the initramfs: %v\n%s", err, out)
 	}
 	return archive
+}
+
+// recorded is what the verifier's work on 5.10 is compared with.
+func recorded(t *testing.T) string {
+	t.Helper()
+	content, err := os.ReadFile("../datapath/testdata/verifier.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 // boot runs the machine to its end and returns what it printed. It has no network device.

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+)
+
+// counters gives rules their place in skep_rule_count. Slot 0 is shared by rules that have no place: they are enforced all
+// the same.
+type counters struct {
+	maps  *bpfmap.Maps
+	slots map[datapath.RuleID]uint32
+	space *extents
+}
+
+func adoptCounters(n *Node) (*counters, error) {
+	c := &counters{maps: n.maps, slots: map[datapath.RuleID]uint32{}}
+	slots, err := n.maps.RuleSlot.All()
+	if err != nil {
+		return nil, err
+	}
+	inUse := []run{{0, 1}}
+	for rule, slot := range slots {
+		c.slots[datapath.RuleID(rule)] = slot
+		inUse = append(inUse, run{slot, 1})
+	}
+	c.space = newExtents("skep_rule_count", n.maps.RuleCount.MaxEntries(), n.clock.Now, inUse)
+	return c, nil
+}
+
+// slot finds or makes the place of a rule.
+func (c *counters) slot(rule datapath.RuleID) (uint32, error) {
+	if slot, ok := c.slots[rule]; ok || rule == 0 {
+		return slot, nil
+	}
+	slot, err := c.space.take(1)
+	if errors.Is(err, bpfmap.ErrFull) {
+		return 0, nil
+	}
+	zero := make([]bpfobj.SkepRuleCount, ebpf.MustPossibleCPU())
+	if err := c.maps.RuleCount.Put(slot, zero); err != nil {
+		return 0, fmt.Errorf("clear the counter of rule %d: %w", rule, err)
+	}
+	if err := c.maps.RuleSlot.Put(uint32(rule), slot); err != nil {
+		return 0, err
+	}
+	c.slots[rule] = slot
+	return slot, nil
+}
+
+// keep gives up the counters of rules that are in no set any more.
+func (c *counters) keep(state *datapath.PolicyState) error {
+	named := map[datapath.RuleID]bool{}
+	for _, set := range state.Sets {
+		named[set.DefaultRule] = true
+		for _, rule := range set.Rules {
+			named[rule.ID] = true
+		}
+	}
+	var errs []error
+	for rule, slot := range c.slots {
+		if named[rule] {
+			continue
+		}
+		errs = append(errs, c.maps.RuleSlot.Remove(uint32(rule)))
+		c.space.rest(run{slot, 1})
+		delete(c.slots, rule)
+	}
+	return errors.Join(errs...)
+}
