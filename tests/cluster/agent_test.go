@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -32,24 +34,28 @@ func TestAgentKilled(t *testing.T) {
 	eventuallyServes(t, ns, "client", address, 2)
 	before := containerStarts(t, ns)
 
-	var seen watched
-	var requests tally
-	waitWatch := background(t, ns, "client", &seen, "watch", "-for", "12s", net.JoinHostPort(address, "9000"))
-	waitGet := background(t, ns, "client", &requests, "get", "-n", "20000", "-c", "2", "http://"+net.JoinHostPort(address, "80"))
-	time.Sleep(time.Second)
+	// The traffic is the pods' own: an exec would hang on the agent that is killed.
+	runToEnd(t, ns, "watch", "client", "watch", "-for", "10s", net.JoinHostPort(address, "9000"))
+	runToEnd(t, ns, "get", "client", "get", "-n", "20000", "-c", "2", "http://"+net.JoinHostPort(address, "80"))
+	time.Sleep(time.Second) // traffic before
 	for i := range nodes {
 		killAgent(t, nodeName(i+1))
 	}
 	time.Sleep(2 * time.Second) // traffic without agents
 	// What is running is repaired in place by the same command that made it.
-	if out, err := command("up", "--name", name, "--nodes", "2").CombinedOutput(); err != nil {
+	if out, err := command("up", "--name", name).CombinedOutput(); err != nil {
 		t.Fatalf("skep up after the kill: %v\n%s", err, out)
 	}
-	waitWatch()
-	waitGet()
+	var seen watched
+	var requests tally
+	answer(t, ns, "watch", &seen)
+	answer(t, ns, "get", &requests)
 	t.Logf("new: %+v, established: %+v, requests: %d ok, %d failed", seen.New, seen.Established, requests.OK, requests.Failed)
 	if seen.New.Failed+seen.Established.Failed > 0 || requests.Failed > 0 {
 		t.Errorf("traffic failed: %s %s %s", seen.New.Error, seen.Established.Error, requests.Error)
+	}
+	if seen.New.Count < 1000 || seen.Established.Count < 1000 || requests.OK != 20000 {
+		t.Error("there was too little traffic to prove anything")
 	}
 	var refused tally
 	inPod(t, ns, "stranger", &refused, "get", "-n", "10", "-timeout", "300ms", "http://"+net.JoinHostPort(address, "80"))
@@ -58,6 +64,25 @@ func TestAgentKilled(t *testing.T) {
 	}
 	if after := containerStarts(t, ns); after != before {
 		t.Errorf("containers changed:\nbefore %s\nafter  %s", before, after)
+	}
+}
+
+// runToEnd starts a pod on node 2 whose only process is one run of the probe, and waits until it runs.
+func runToEnd(t *testing.T, ns, name, app string, args ...string) {
+	t.Helper()
+	pod := probePod(name, nodeName(2), map[string]string{"app": app})
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	pod.Spec.Containers[0].Args, pod.Spec.Containers[0].ReadinessProbe = args, nil
+	createPods(t, ns, pod)
+}
+
+// answer waits for such a pod to end and decodes what it printed last.
+func answer(t *testing.T, ns, name string, result any) {
+	t.Helper()
+	waitPod(t, ns, name, "succeeds", func(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodSucceeded })
+	lines := strings.Split(strings.TrimSpace(kubectl(t, "logs", "-n", ns, name)), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), result); err != nil {
+		t.Fatalf("%v in %q", err, lines)
 	}
 }
 
@@ -70,6 +95,9 @@ func containerStarts(t *testing.T, ns string) string {
 	}
 	var lines []string
 	for _, pod := range pods.Items {
+		if pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+			continue // the traffic, which ends
+		}
 		for _, status := range pod.Status.ContainerStatuses {
 			lines = append(lines, pod.Name+" "+status.ContainerID+" restarts "+string(rune('0'+status.RestartCount)))
 		}

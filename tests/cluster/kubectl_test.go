@@ -212,8 +212,12 @@ func (c cli) logsAndExec() {
 
 func (c cli) edits() {
 	c.t.Helper()
+	editor := filepath.Join(c.t.TempDir(), "editor")
+	if err := os.WriteFile(editor, []byte("#!/bin/sh\nsed -i 's/^  replicas: 3/  replicas: 1/' \"$1\"\n"), 0o700); err != nil {
+		c.t.Fatal(err)
+	}
 	cmd := c.command(c.t.Context(), "edit", "deployment", "web")
-	cmd.Env = append(cmd.Env, "KUBE_EDITOR=sed -i s/replicas:.3/replicas:.1/")
+	cmd.Env = append(cmd.Env, "KUBE_EDITOR="+editor)
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "edited") {
 		c.t.Errorf("edit: %v\n%s", err, out)
 	}
