@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
@@ -21,8 +22,6 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"skep.dev/skep/controlplane/controller/clusterdns"
 	"skep.dev/skep/controlplane/controller/deployment"
@@ -43,11 +42,8 @@ import (
 // Config is what the controllers need. The clients must not limit their own rate: the server's priority levels do that.
 type Config struct {
 	Client    kubernetes.Interface
-	Dynamic   dynamic.Interface
 	Metadata  metadata.Interface
 	Discovery discovery.DiscoveryInterface
-	// Mapper is reset when a resource is unknown to it.
-	Mapper meta.RESTMapper
 	// Informers are started by Run; their owner shuts the factory down after Run has returned.
 	Informers informers.SharedInformerFactory
 	Logger    *slog.Logger
@@ -57,9 +53,14 @@ type Config struct {
 	// a node's share; zero means 24 and 64.
 	ClusterCIDRs               []netip.Prefix
 	NodeMaskIPv4, NodeMaskIPv6 int
-	// DNSAddrs are the addresses of the kube-dns Service, ClusterDomain is its zone.
-	DNSAddrs      []netip.Addr
+	// ClusterDomain is the zone that the DNS pods answer for.
 	ClusterDomain string
+
+	// Dynamic, Mapper and DNSAddrs (of the kube-dns Service) belong to what a server offers its controllers; no loop
+	// needs them today.
+	Dynamic  dynamic.Interface
+	Mapper   meta.RESTMapper
+	DNSAddrs []netip.Addr
 }
 
 // Validate reports all faults at once.

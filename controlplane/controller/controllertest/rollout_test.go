@@ -101,11 +101,10 @@ func TestDeploymentLife(t *testing.T) {
 	c.playNodes(t, ns+"-a", ns+"-b")
 	ctx := t.Context()
 	deployments := c.client.AppsV1().Deployments(ns)
-	d, err := deployments.Create(ctx, deployment(ns, "v1", 3), metav1.CreateOptions{})
-	if err != nil {
+	if _, err := deployments.Create(ctx, deployment(ns, "v1", 3), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d = c.rolledOut(t, ns)
+	d := c.rolledOut(t, ns)
 	check := func(what, got, want string) {
 		t.Helper()
 		if got != want {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 the deprecated kind is what this package is for: clients still read it
+
 package endpoints
 
 import (
