@@ -110,7 +110,7 @@ func everyVerb(c cli) {
 	c.expect(words("get deployment web -o yaml"), "apiVersion: apps/v1", "progressDeadlineSeconds: 600", "readyReplicas: 2")
 	c.expect(words("get service web -o wide"), "ClusterIP", "80/TCP", "app=web")
 	c.expect(words("describe deployment web"), "2 desired | 2 updated | 2 total | 2 available", "MinimumReplicasAvailable", "ScalingReplicaSet")
-	c.expect(words("describe pods"), "Successfully assigned", "Started", probeimage.Ref)
+	c.expect(words("describe pods --show-events=true"), "Successfully assigned", "Started", probeimage.Ref)
 	c.expect(words("explain deployment.spec.strategy"), "GROUP:", "FIELD: strategy", "rollingUpdate")
 	c.watches()
 
