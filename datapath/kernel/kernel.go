@@ -201,6 +201,10 @@ func (d *Datapath) SetNodes(_ context.Context, nodes []datapath.Node) error {
 	if d.config.Uplink == "" {
 		return nil
 	}
+	if err := d.devices.SyncNotrack(nodes); err != nil {
+		// A kernel without nftables has no netfilter in the way either.
+		d.config.Logger.Warn("netfilter tracks the pods' connections too", "err", err)
+	}
 	return d.devices.SyncRoutes(nodes, d.config.Uplink)
 }
 

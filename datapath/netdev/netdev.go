@@ -43,20 +43,30 @@ type Link struct {
 // Handle programs one network namespace. It is safe for concurrent use.
 type Handle struct {
 	nl *netlink.Handle
+	// ns is the namespace, for sockets that are opened later.
+	ns int
 }
 
 // Open returns a Handle for the network namespace of the calling thread. Callers that are not in their process's
 // only namespace must have locked the thread.
 func Open() (*Handle, error) {
+	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open own network namespace: %w", err)
+	}
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
+		unix.Close(ns)
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	return &Handle{nl: nl}, nil
+	return &Handle{nl: nl, ns: ns}, nil
 }
 
-// Close releases the sockets.
-func (h *Handle) Close() { h.nl.Close() }
+// Close releases the descriptors.
+func (h *Handle) Close() {
+	h.nl.Close()
+	unix.Close(h.ns)
+}
 
 // Link looks a device up by name. It returns ErrNotFound when there is none.
 func (h *Handle) Link(name string) (Link, error) {

@@ -17,14 +17,13 @@ import (
 // notrackTable is our nftables table. Nobody else's rules are touched.
 const notrackTable = "skep"
 
-// SyncNotrack keeps the kernel's own connection tracking away from traffic between pods and between pods and nodes, in
-// the calling thread's namespace.
+// SyncNotrack keeps the kernel's own connection tracking away from traffic between pods and between pods and nodes.
 //
 // Packets that BPF redirects pass netfilter in one direction only, so its conntrack sees half of a flow, takes the other half
 // for invalid and lets a firewall that drops invalid packets break it. Traffic between nodes, and between pods and the world
 // outside, stays tracked: firewalls and masquerading need that.
-func SyncNotrack(nodes []datapath.Node) error {
-	conn, err := nftables.New()
+func (h *Handle) SyncNotrack(nodes []datapath.Node) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(h.ns))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}

@@ -23,8 +23,13 @@ func TestNotrackFollowsTheNodes(t *testing.T) {
 	}
 	a := node("a", true, "172.29.0.2", "fd00:29::2", "10.244.1.0/24", "fd00:1::/64")
 	b := node("b", false, "172.29.0.3", "fd00:29::3", "10.244.2.0/24", "fd00:2::/64")
+	h, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
 	for _, nodes := range [][]datapath.Node{{a}, {a, b}, nil, {b, a}} { // the last one is looked at
-		if err := SyncNotrack(nodes); err != nil {
+		if err := h.SyncNotrack(nodes); err != nil {
 			t.Fatal(err)
 		}
 	}
