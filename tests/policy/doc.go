@@ -9,5 +9,6 @@
 //	TestTruthTables        readable policies with their expected verdicts
 //	TestRandomWorlds       random policies and packets: -cases N -seed S for a longer run or to repeat one
 //	TestRandomSequences    packets, replies, policy changes and addresses that change hands
+//	TestRealPodsObeyPolicies  namespaces, attached programs and sockets of one node together
 //	TestABroken…           with -mutate: each mutant of the compiler and translator must be noticed by the two above
 package policy
