@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -78,8 +79,25 @@ func start(t *testing.T) (*cluster, string) {
 	return shared, ns.Name
 }
 
+const prefix = "skep-controllertest-"
+
+// sweep removes what runs that were killed have left behind; the name of a folder begins with its process.
+func sweep() {
+	old, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	if err != nil {
+		return // the pattern is a constant
+	}
+	for _, dir := range old {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
+		if _, err := os.Stat(filepath.Join("/proc", pid)); os.IsNotExist(err) {
+			_ = os.RemoveAll(dir)
+		}
+	}
+}
+
 func launch() (*cluster, error) {
-	dir, err := os.MkdirTemp("", "skep-controllertest-")
+	sweep()
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", prefix, os.Getpid()))
 	if err != nil {
 		return nil, err
 	}
