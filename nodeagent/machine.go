@@ -112,7 +112,7 @@ func systemInfo() v1.NodeSystemInfo {
 	}
 	return v1.NodeSystemInfo{
 		MachineID: fileText("/etc/machine-id"), SystemUUID: fileText("/sys/class/dmi/id/product_uuid"), BootID: fileText("/proc/sys/kernel/random/boot_id"),
-		KernelVersion: unix.ByteSliceToString(u.Release[:]), OSImage: osImage, KubeletVersion: KubeletVersion, KubeProxyVersion: "",
+		KernelVersion: unix.ByteSliceToString(u.Release[:]), OSImage: osImage, KubeletVersion: KubeletVersion,
 		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
 	}
 }

@@ -248,6 +248,10 @@ func (w *worker) finish(ctx context.Context) {
 // forget removes the last traces of a pod that the API does not have any more.
 func (w *worker) forget() {
 	w.a.status.Forget(w.uid)
+	// A pod that had ended kept its volumes until now.
+	if err := w.a.volumes.TearDown(string(w.uid)); err != nil {
+		w.log.Warn("volumes not removed", "err", err)
+	}
 	if err := w.a.saved.Delete(string(w.uid)); err != nil {
 		w.log.Warn("checkpoint not removed", "err", err)
 	}

@@ -46,7 +46,6 @@ func (w *worker) start(ctx context.Context, action podsync.Action) {
 	c.Phase, c.cancel = podsync.Starting, cancel
 	job := &startJob{
 		w: w, pod: w.pod, spec: spec, attempt: action.Attempt, id: newID(),
-		failures: w.attempts[spec.Name],
 	}
 	w.jobs.Go(func() {
 		defer cancel()
@@ -58,15 +57,12 @@ func (w *worker) start(ctx context.Context, action podsync.Action) {
 
 // startJob is one attempt at starting a container.
 type startJob struct {
-	w        *worker
-	pod      *v1.Pod
-	spec     *v1.Container
-	attempt  int
-	id       string
-	failures int
-
+	w       *worker
+	pod     *v1.Pod
+	spec    *v1.Container
+	attempt int
+	id      string
 	image   image.Image
-	created bool
 }
 
 func newID() string {
@@ -98,7 +94,6 @@ func (j *startJob) run(ctx context.Context) error {
 		j.cleanUp(ctx)
 		return &startError{reason: "CreateContainerError", err: err, retry: unavailableRetry(err)}
 	}
-	j.created = true
 	a.event(j.pod, j.spec.Name, v1.EventTypeNormal, "Created", "Container created")
 	if err := wait(ctx, j.w.policyReady); err != nil {
 		j.cleanUp(ctx)
@@ -241,7 +236,7 @@ func (j *startJob) prepare(ctx context.Context) (runtime.Spec, error) {
 		Command: expandAll(j.spec.Command, env.values), Args: expandAll(j.spec.Args, env.values),
 		Namespaces: j.namespaces(pod), Mounts: append(own, mounts...), CgroupsPath: a.podCgroup(pod) + "/" + j.id,
 		OOMScoreAdj: a.machine.oomScore(pod, j.spec), Devices: a.machine.devices(j.spec), Terminal: j.spec.TTY,
-		Hostname: hostname(pod, a.cfg.NodeName), Seccomp: seccomp.DefaultProfile,
+		Seccomp: seccomp.DefaultProfile,
 	}
 	oci, err := ocispec.Build(in)
 	if err != nil {

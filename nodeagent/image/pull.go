@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +54,6 @@ func (d Direct) Pull(ctx context.Context, ref string, credentials Credentials) e
 	if d.HostsDir != "" {
 		opts.HostDir = config.HostDirFromRoot(d.HostsDir)
 	}
-	opts.UpdateClient = func(c *http.Client) error { return nil }
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: plainLoopback(config.ConfigureHosts(ctx, opts))})
 	_, err := d.Client.Pull(ctx, ref, containerd.WithResolver(resolver), containerd.WithPullUnpack, containerd.WithPullSnapshotter(runtime.Snapshotter))
 	if err != nil {

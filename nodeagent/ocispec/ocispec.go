@@ -41,7 +41,6 @@ type Input struct {
 	// Devices are the machine's, for privileged containers.
 	Devices  []specs.LinuxDevice
 	Terminal bool
-	Hostname string
 	// Seccomp is the profile RuntimeDefault, computed for the finished specification.
 	Seccomp func(*specs.Spec) *specs.LinuxSeccomp
 }
