@@ -35,7 +35,7 @@ func TestAgentKilled(t *testing.T) {
 	before := containerStarts(t, ns)
 
 	// The traffic is the pods' own: an exec would hang on the agent that is killed.
-	runToEnd(t, ns, "watch", "client", "watch", "-for", "10s", net.JoinHostPort(address, "9000"))
+	runToEnd(t, ns, "watch", "client", "watch", "-for", "10s", "-timeout", "3s", net.JoinHostPort(address, "9000"))
 	runToEnd(t, ns, "get", "client", "get", "-n", "20000", "-c", "2", "http://"+net.JoinHostPort(address, "80"))
 	time.Sleep(time.Second) // traffic before
 	for i := range nodes {
@@ -51,6 +51,8 @@ func TestAgentKilled(t *testing.T) {
 	answer(t, ns, "watch", &seen)
 	answer(t, ns, "get", &requests)
 	t.Logf("new: %+v, established: %+v, requests: %d ok, %d failed", seen.New, seen.Established, requests.OK, requests.Failed)
+	t.Logf("longest wait between answers %v, for the processor %v; %d segments sent again",
+		time.Duration(seen.Established.Gap), time.Duration(seen.Clock.Gap), seen.Retransmits)
 	if seen.New.Failed+seen.Established.Failed > 0 || requests.Failed > 0 {
 		t.Errorf("traffic failed: %s %s %s", seen.New.Error, seen.Established.Error, requests.Error)
 	}

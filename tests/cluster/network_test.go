@@ -25,7 +25,10 @@ type sighting struct {
 	Error         string
 }
 
-type watched struct{ New, Established sighting }
+type watched struct {
+	New, Established, Clock sighting
+	Retransmits             int
+}
 
 // TestServiceAndPolicy is the network's main promise in one story: a Service spreads evenly over two nodes and loses
 // nothing; a default deny stops new and established connections at once; a policy lets one client back in, and only it.

@@ -12,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -113,10 +115,13 @@ func (s *Sighting) saw(err error) {
 	s.Last = now
 }
 
-// Watched is what watch reports: new connections, and one connection that was there before.
+// Watched is what watch reports: new connections, and one connection that was there before. Clock tried nothing: its gap
+// says how long the machine kept this process waiting. Retransmits counts TCP segments that this pod sent again.
 type Watched struct {
 	New         Sighting `json:"new"`
 	Established Sighting `json:"established"`
+	Clock       Sighting `json:"clock"`
+	Retransmits int      `json:"retransmits"`
 }
 
 // watch tries a new connection and a message on an established one, over and over, for a bounded time.
@@ -140,7 +145,11 @@ func watch(args []string) (any, error) {
 		return nil, err
 	}
 	defer established.Close()
-	fmt.Fprintln(os.Stderr, "watching")
+	before, err := retransmits()
+	if err != nil {
+		return nil, err
+	}
+	wg.Go(func() { repeat(ctx, *every, &result.Clock, func() error { return nil }) })
 	wg.Go(func() {
 		repeat(ctx, *every, &result.Established, func() error { return echoOnce(established, *timeout) })
 	})
@@ -155,7 +164,32 @@ func watch(args []string) (any, error) {
 		})
 	})
 	wg.Wait()
-	return result, nil
+	after, err := retransmits()
+	result.Retransmits = after - before
+	return result, err
+}
+
+// retransmits reads the counter of this network namespace.
+func retransmits() (int, error) {
+	raw, err := os.ReadFile("/proc/net/snmp")
+	if err != nil {
+		return 0, err
+	}
+	var names []string
+	for line := range strings.Lines(string(raw)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		if i := slices.Index(names, "RetransSegs"); i >= 0 {
+			return strconv.Atoi(fields[i])
+		}
+	}
+	return 0, errors.New("/proc/net/snmp has no RetransSegs")
 }
 
 func repeat(ctx context.Context, every time.Duration, seen *Sighting, try func() error) {
