@@ -210,37 +210,39 @@ static __always_inline int handle_from_pod(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct endpoint *ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
-	struct packet p = {};
+	struct packet *p = packet_scratch();
 	struct addr src;
 	enum reason reason;
 
 	skb->mark &= ~SKEP_MARK_JUDGED;
+	if (!p)
+		return finish(skb, SKEP_REASON_ERROR_MAP, 0);
 	if (!ep)
 		return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
 	if (skb->protocol == bpf_htons(ETH_P_ARP) && !skb->vlan_present) {
 		reason = spoof_arp(skb, ep);
 		return finish(skb, reason ? reason : SKEP_REASON_NEIGHBOUR, 0);
 	}
-	reason = packet_parse(skb, &p);
+	reason = skep_parse(skb);
 	if (reason == SKEP_REASON_MALFORMED || reason == SKEP_REASON_L2_PROTOCOL || reason == SKEP_REASON_V4_MAPPED)
 		return finish(skb, reason, 0);
-	if (p.flags & PACKET_ICMP_ERROR) {
+	if (p->flags & PACKET_ICMP_ERROR) {
 		if (frame_source(skb, &src))
 			return finish(skb, SKEP_REASON_MALFORMED, 0);
 	} else {
-		src = p.src;
+		src = p->src;
 	}
-	reason = reason ?: spoof_check(skb, &p, &src, ep);
+	reason = reason ?: spoof_check(skb, p, &src, ep);
 	if (reason)
 		return finish(skb, reason, 0);
-	if (p.flags & PACKET_NEIGHBOUR)
+	if (p->flags & PACKET_NEIGHBOUR)
 		return finish(skb, SKEP_REASON_NEIGHBOUR, 0);
 	/* A pod reports on its own flows only. */
-	if (p.flags & PACKET_ICMP_ERROR && !addr_equal(&p.src, &src))
+	if (p->flags & PACKET_ICMP_ERROR && !addr_equal(&p->src, &src))
 		return finish(skb, SKEP_REASON_ICMP_NO_FLOW, 0);
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return finish(skb, SKEP_REASON_NO_POLICY, 0);
-	return from_pod(skb, ep, &p);
+	return from_pod(skb, ep, p);
 }
 
 SEC("tc")
@@ -254,35 +256,37 @@ int skep_tc_pod_to(struct __sk_buff *skb)
 {
 	/* Nobody but this node's own stack sends packets that came in by no device. */
 	bool from_node = skb->ingress_ifindex == 0;
-	struct packet p = {};
+	struct packet *p = packet_scratch();
 	struct ct_entry *entry;
 	bool src_is_a, forward;
 	struct ct_key key;
 	enum reason reason;
 	verdict v;
 
+	if (!p)
+		return finish(skb, SKEP_REASON_ERROR_MAP, 0);
 	if (skb->mark & SKEP_MARK_JUDGED) {
 		skb->mark &= ~SKEP_MARK_JUDGED;
 		return finish(skb, SKEP_REASON_ALREADY_JUDGED, 0);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return finish(skb, from_node ? SKEP_REASON_NEIGHBOUR : SKEP_REASON_L2_PROTOCOL, 0);
-	reason = packet_parse(skb, &p);
-	if (p.flags & PACKET_NEIGHBOUR && from_node)
+	reason = skep_parse(skb);
+	if (p->flags & PACKET_NEIGHBOUR && from_node)
 		return finish(skb, SKEP_REASON_NEIGHBOUR, 0);
 	if (reason)
 		return finish(skb, from_node ? SKEP_REASON_FROM_NODE : reason, 0);
 
-	src_is_a = ct_key_of(&key, &p.src, &p.dst, p.sport, p.dport, p.proto);
+	src_is_a = ct_key_of(&key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 	entry = ct_lookup(&key);
 	forward = entry && ct_from_initiator(entry, src_is_a);
-	if (entry && !(entry->flags & CT_INDEX) && flow_explains(entry, &p, forward)) {
-		v = flow_known(entry, &p, forward);
+	if (entry && !(entry->flags & CT_INDEX) && flow_explains(entry, p, forward)) {
+		v = flow_known(entry, p, forward);
 		if (verdict_reason(v) && !from_node)
 			return finish(skb, verdict_reason(v), verdict_rule(v));
-		if (p.flags & PACKET_ICMP_ERROR)
+		if (p->flags & PACKET_ICMP_ERROR)
 			return finish(skb, SKEP_REASON_RELATED, verdict_rule(v));
-		if (!forward && entry->flags & CT_SERVICE && rewrite_src(skb, &p, &entry->nat, entry->nat_port))
+		if (!forward && entry->flags & CT_SERVICE && rewrite_src(skb, p, &entry->nat, entry->nat_port))
 			return finish(skb, SKEP_REASON_REWRITE, 0);
 	} else {
 		__u32 ifindex = skb->ifindex;
@@ -291,7 +295,7 @@ int skep_tc_pod_to(struct __sk_buff *skb)
 		if (!ep && !from_node)
 			return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
 		/* A process of the node is exempt. The sender is no pod of this node: its packet would carry the mark. */
-		v = flow_new(&key, &p, NULL, from_node ? NULL : ep,
+		v = flow_new(&key, p, NULL, from_node ? NULL : ep,
 			     (src_is_a ? 0 : CT_FROM_B) | (from_node ? CT_FROM_NODE : 0), NULL, 0);
 		if (verdict_reason(v) && !from_node)
 			return finish(skb, verdict_reason(v), verdict_rule(v));

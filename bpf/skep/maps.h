@@ -105,6 +105,7 @@ struct {
 
 /* Where a program puts a new entry together: the stack has no room for it below the policy's frames. */
 SKEP_PERCPU_ARRAY(skep_scratch, struct ct_entry, 1);
+SKEP_PERCPU_ARRAY(skep_packet, struct packet, 1);
 
 SKEP_LRU(skep_frag, struct frag_key, struct frag_ports, 8192);
 

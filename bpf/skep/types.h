@@ -263,6 +263,25 @@ struct ct_expire {
 };
 _Static_assert(sizeof(struct ct_expire) == 48, "ct_expire");
 
+/* What the programs know about a packet. For ICMP errors src and dst are those of the reported flow's reply direction. */
+struct packet {
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 tcp_flags;
+	__u8 flags; /* enum packet_flag in lib/packet.h */
+	__u8 icmp_type;
+	__u16 l4; /* offset of the transport header */
+	__be16 ethertype;
+	__u32 len; /* of the whole frame */
+	__be32 fragment_id; /* valid when fragment is not 0 */
+	__u8 fragment; /* enum packet_fragment in lib/packet.h */
+	__u8 zero[7];
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct packet) == 64, "packet");
+
 struct frag_key {
 	struct addr src;
 	struct addr dst;

@@ -67,6 +67,7 @@ func NewMaps(loaded map[string]*ebpf.Map) (*Maps, error) {
 		"skep_metric":     func(loaded *ebpf.Map, _ string) { m.Metric = loaded },
 		"skep_ct_first":   bind(&m.Flow),
 		"skep_ct":         func(loaded *ebpf.Map, _ string) { m.FlowTables = loaded },
+		"skep_packet":     func(*ebpf.Map, string) {},
 		"skep_scratch":    func(*ebpf.Map, string) {},
 		"skep_frag":       func(loaded *ebpf.Map, _ string) { m.Fragment = loaded },
 		"skep_service":    bind(&m.Service),

@@ -30,6 +30,7 @@ const (
 	ExpireMapSkepMetric    = "skep_metric"
 	ExpireMapSkepNode      = "skep_node"
 	ExpireMapSkepOrigin    = "skep_origin"
+	ExpireMapSkepPacket    = "skep_packet"
 	ExpireMapSkepPeer      = "skep_peer"
 	ExpireMapSkepPort      = "skep_port"
 	ExpireMapSkepRange     = "skep_range"
@@ -106,6 +107,7 @@ type ExpireMapSpecs struct {
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
@@ -158,6 +160,7 @@ type ExpireMaps struct {
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
@@ -186,6 +189,7 @@ func (m *ExpireMaps) Close() error {
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
+		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
 		m.SkepRange,

@@ -30,6 +30,7 @@ const (
 	HostMapSkepMetric         = "skep_metric"
 	HostMapSkepNode           = "skep_node"
 	HostMapSkepOrigin         = "skep_origin"
+	HostMapSkepPacket         = "skep_packet"
 	HostMapSkepPeer           = "skep_peer"
 	HostMapSkepPort           = "skep_port"
 	HostMapSkepRange          = "skep_range"
@@ -110,6 +111,7 @@ type HostMapSpecs struct {
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
@@ -166,6 +168,7 @@ type HostMaps struct {
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
@@ -194,6 +197,7 @@ func (m *HostMaps) Close() error {
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
+		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
 		m.SkepRange,

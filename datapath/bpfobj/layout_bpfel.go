@@ -208,6 +208,25 @@ type SkepOriginKey struct {
 	Zero    [5]uint8
 }
 
+type SkepPacket struct {
+	_          structs.HostLayout
+	Src        SkepAddr
+	Dst        SkepAddr
+	Sport      uint16
+	Dport      uint16
+	Proto      uint8
+	TcpFlags   uint8
+	Flags      uint8
+	IcmpType   uint8
+	L4         uint16
+	Ethertype  uint16
+	Len        uint32
+	FragmentId uint32
+	Fragment   uint8
+	Zero       [7]uint8
+	_          [4]byte
+}
+
 type SkepPeerKey struct {
 	_     structs.HostLayout
 	Set   uint32
@@ -380,6 +399,7 @@ const (
 	SkepMapSkepMetric           = "skep_metric"
 	SkepMapSkepNode             = "skep_node"
 	SkepMapSkepOrigin           = "skep_origin"
+	SkepMapSkepPacket           = "skep_packet"
 	SkepMapSkepPeer             = "skep_peer"
 	SkepMapSkepPort             = "skep_port"
 	SkepMapSkepRange            = "skep_range"
@@ -464,6 +484,7 @@ type SkepMapSpecs struct {
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
@@ -526,6 +547,7 @@ type SkepMaps struct {
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
@@ -554,6 +576,7 @@ func (m *SkepMaps) Close() error {
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
+		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
 		m.SkepRange,

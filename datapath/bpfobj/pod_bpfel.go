@@ -30,6 +30,7 @@ const (
 	PodMapSkepMetric         = "skep_metric"
 	PodMapSkepNode           = "skep_node"
 	PodMapSkepOrigin         = "skep_origin"
+	PodMapSkepPacket         = "skep_packet"
 	PodMapSkepPeer           = "skep_peer"
 	PodMapSkepPort           = "skep_port"
 	PodMapSkepRange          = "skep_range"
@@ -112,6 +113,7 @@ type PodMapSpecs struct {
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
@@ -168,6 +170,7 @@ type PodMaps struct {
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
@@ -196,6 +199,7 @@ func (m *PodMaps) Close() error {
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
+		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
 		m.SkepRange,

@@ -30,6 +30,7 @@ const (
 	SockMapSkepMetric         = "skep_metric"
 	SockMapSkepNode           = "skep_node"
 	SockMapSkepOrigin         = "skep_origin"
+	SockMapSkepPacket         = "skep_packet"
 	SockMapSkepPeer           = "skep_peer"
 	SockMapSkepPort           = "skep_port"
 	SockMapSkepRange          = "skep_range"
@@ -124,6 +125,7 @@ type SockMapSpecs struct {
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
 	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
@@ -180,6 +182,7 @@ type SockMaps struct {
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
 	SkepRange     *ebpf.Map `ebpf:"skep_range"`
@@ -208,6 +211,7 @@ func (m *SockMaps) Close() error {
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
+		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
 		m.SkepRange,

@@ -253,3 +253,8 @@ func (h *Harness) Time(program string, frame []byte, repeat int) (time.Duration,
 	}
 	return took, nil
 }
+
+// EndpointEntry is what the maps say of an endpoint.
+func (h *Harness) EndpointEntry(id datapath.EndpointID) (bpfobj.SkepEndpoint, bool, error) {
+	return h.Maps.Endpoint.Get(uint32(h.indexes[id]))
+}
