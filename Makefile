@@ -55,16 +55,18 @@ check:
 serial   := skep.dev/skep/tests/cluster skep.dev/skep/tests/kernel
 parallel = $$(go list ./... | grep -v -x $(addprefix -e ,$(serial)))
 
-test: deps build
+test: deps deps-gen deps-kernel build
 	@test "$$(id -u)" = 0 || { echo "make test needs root: it makes network namespaces, loads BPF and starts containers"; exit 1; }
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
 	go test $(parallel)
-	go test -count=1 -timeout 15m ./tests/cluster
+	go test -count=1 -p 1 -timeout 15m $(serial)
 
 test-kernel: deps-kernel
 	go test -count=1 -v -timeout 15m ./tests/kernel
 
 bench: deps build
+	go test -run '^$$' -bench . ./tests/datapath
 	go run ./tests/bench
 
 deps:
