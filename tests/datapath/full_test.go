@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+	"skep.dev/skep/datapath/loader"
+	"skep.dev/skep/datapath/progtest"
+)
+
+// TestAPolicyThatDoesNotFitLeavesTheLastOneInForce fills one map after the other.
+func TestAPolicyThatDoesNotFitLeavesTheLastOneInForce(t *testing.T) {
+	for _, name := range []string{"skep_class", "skep_cidr", "skep_set", "skep_peer", "skep_port", "skep_range", "skep_rule", "skep_block"} {
+		t.Run(name, func(t *testing.T) {
+			h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{name: 16} })
+			must(t, h.Endpoint("a", podA4))
+			must(t, h.Endpoint("b", podB4))
+			small := isolated("b", "a")
+			must(t, h.Load(small))
+			send(t, h, "a", tcp4(), bpfobj.SkepReasonSKEP_REASON_POLICY_INGRESS)
+			before := fill(t, h)
+
+			if err := h.Load(big()); !errors.Is(err, bpfmap.ErrFull) {
+				t.Fatalf("the big policy: %v", err)
+			}
+			r := send(t, h, "a", tcp4(), bpfobj.SkepReasonSKEP_REASON_POLICY_INGRESS)
+			if r.Rule != 7 {
+				t.Errorf("denied by rule %d", r.Rule)
+			}
+			if after := fill(t, h); after != before {
+				t.Errorf("entries left behind:\n%s, before\n%s", after, before)
+			}
+			must(t, h.Load(open("a", "b")))
+			send(t, h, "a", tcp4(), toLocal)
+		})
+	}
+}
+
+// fill is the number of entries of the policy maps.
+func fill(t *testing.T, h *progtest.Harness) string {
+	t.Helper()
+	all, err := h.Maps.Fill()
+	must(t, err)
+	var out string
+	for _, m := range all {
+		switch m.Name {
+		case "skep_class", "skep_cidr", "skep_peer", "skep_port", "skep_range":
+			out += fmt.Sprintln(m.Name, m.Entries)
+		}
+	}
+	return out
+}
+
+// big has more than 16 of everything.
+func big() *datapath.PolicyState {
+	p := open("a", "b")
+	p.Addresses = map[netip.Addr][]datapath.AtomID{}
+	p.CIDRs = map[datapath.AtomID]datapath.CIDR{}
+	for i := range 40 {
+		atom, net := datapath.AtomID(fmt.Sprintf("pod-%d", i)), datapath.AtomID(fmt.Sprintf("net-%d", i))
+		p.Addresses[netip.AddrFrom4([4]byte{10, 245, 0, byte(i)})] = []datapath.AtomID{atom}
+		p.CIDRs[net] = datapath.CIDR{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 0}), 24)}
+		id := datapath.SetID(fmt.Sprintf("set-%d", i))
+		p.Sets[id] = datapath.PolicySet{ID: id, Default: datapath.Deny, Rules: []datapath.Rule{{
+			ID: datapath.RuleID(100 + i), Peers: []datapath.AtomID{atom, net},
+			Ports: tcpPorts(uint16(i+1), uint16(i+1+i%2*1000)),
+		}, {ID: datapath.RuleID(200 + i), Peers: []datapath.AtomID{net}, Tier: uint8(i % 3), AnyPort: true}}}
+	}
+	for i := range 40 {
+		id := datapath.SetID(fmt.Sprintf("set-%d", i))
+		s := p.Sets[id]
+		for j := range i {
+			s.Rules = append(s.Rules, datapath.Rule{ID: 300, Tier: 3, Peers: []datapath.AtomID{datapath.AtomID(fmt.Sprintf("pod-%d", j))}, AnyPort: true})
+		}
+		p.Sets[id] = s
+	}
+	return p
+}
+
+// TestPassGoesOnWithTheNextTier has a Pass before a Deny of its tier, and an Allow in the next.
+func TestPassGoesOnWithTheNextTier(t *testing.T) {
+	h := judged(t)
+	p := open("a", "b")
+	p.Sets["tiers"] = datapath.PolicySet{ID: "tiers", Default: datapath.Allow, Rules: []datapath.Rule{
+		{ID: 1, Action: datapath.Pass, AnyPeer: true, Ports: tcpPorts(80, 80)},
+		{ID: 2, Action: datapath.Deny, AnyPeer: true, AnyPort: true},
+		{ID: 3, Tier: 1, Action: datapath.Pass, AnyPeer: true, Ports: tcpPorts(80, 80)},
+		{ID: 4, Tier: 1, Action: datapath.Deny, AnyPeer: true, AnyPort: true},
+		{ID: 5, Tier: 2, Action: datapath.Allow, AnyPeer: true, AnyPort: true},
+	}}
+	p.Endpoints["b"] = datapath.EndpointPolicy{Ingress: "tiers", Egress: "open"}
+	must(t, h.Load(p))
+	verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 80), true, 5)
+	verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 81), false, 2)
+}
+
+// TestRulesOfManyBlocks puts the deciding rule at every end of a block.
+func TestRulesOfManyBlocks(t *testing.T) {
+	h := judged(t)
+	for _, last := range []int{0, 1, 63, 64, 511, 512, 513, 1023, 1024, 5000, 16383} {
+		set := datapath.PolicySet{ID: datapath.SetID(fmt.Sprintf("many-%d", last)), Default: datapath.Deny, DefaultRule: 1}
+		for i := range last + 1 {
+			rule := datapath.Rule{ID: datapath.RuleID(i + 2), Peers: []datapath.AtomID{"nobody"}, AnyPort: true}
+			if i == last {
+				rule.Peers = []datapath.AtomID{"app=a"}
+			}
+			set.Rules = append(set.Rules, rule)
+		}
+		p := open("a", "b")
+		p.Addresses = map[netip.Addr][]datapath.AtomID{podA4: {"app=a"}}
+		p.Sets[set.ID] = set
+		p.Endpoints["b"] = datapath.EndpointPolicy{Ingress: set.ID, Egress: "open"}
+		must(t, h.Load(p))
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 80), true, datapath.RuleID(last+2))
+	}
+}
