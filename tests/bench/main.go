@@ -22,6 +22,7 @@ func run() int {
 	flag.StringVar(&options.name, "name", "skep-bench", "name of the cluster that is made and removed")
 	flag.IntVar(&options.pods, "pods", 30, "pods to create one after another")
 	flag.IntVar(&options.rounds, "rounds", 5, "pairs of Service and direct runs")
+	flag.StringVar(&options.only, "only", "", "run only this part after the start (memory, pods or network; none for the start alone)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -33,8 +34,8 @@ func run() int {
 }
 
 type options struct {
-	skep, name   string
-	pods, rounds int
+	skep, name, only string
+	pods, rounds     int
 }
 
 // measure runs every part in order; a part that fails is reported and the others still run.
@@ -60,6 +61,9 @@ func measure(ctx context.Context, o options) error {
 	}{
 		{"memory", c.benchMemory}, {"pods", c.benchPods}, {"network", c.benchNetwork},
 	} {
+		if o.only != "" && o.only != part.name {
+			continue
+		}
 		if err := part.run(ctx); err != nil {
 			failed = fmt.Errorf("%s: %w", part.name, err)
 			fmt.Println(failed)
