@@ -27,9 +27,11 @@ ldflags := -s -w -X $(v).gitVersion=$(VERSION) -X $(v).gitMajor=1 -X $(v).gitMin
            -X $(v).gitCommit=$(commit) -X $(v).gitTreeState=$(tree) -X $(v).buildDate=$(date)
 
 export CGO_ENABLED := 0
+# One set of flags for build, vet and test, or a cold cache is filled twice.
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath)
 
 build:
-	go build -trimpath -ldflags "$(ldflags)" -o bin/skep ./cmd/skep
+	go build -ldflags "$(ldflags)" -o bin/skep ./cmd/skep
 
 up: deps build
 	bin/skep up

@@ -15,7 +15,8 @@ import (
 // TestHello does what `make up` does with examples/hello, and checks that its policies let in the front end and nobody else.
 func TestHello(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "hello.tar")
-	build := exec.Command("go", "run", "skep.dev/skep/examples/hello/image", "-o", archive)
+	build := exec.Command("go", "run", "./examples/hello/image", "-o", archive)
+	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the image of examples/hello: %v\n%s", err, out)
 	}
