@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/component-base/version"
 
 	"skep.dev/skep/nodeagent/cgroup"
 	"skep.dev/skep/nodeagent/downward"
@@ -98,8 +99,8 @@ func fileText(path string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// KubeletVersion is what Node objects report; clients compare its first part with their own.
-const KubeletVersion = "v1.37.2+skep"
+// kubeletVersion is what Node objects report; clients compare its first part with their own. It is set when the binary is linked.
+func kubeletVersion() string { return version.Get().GitVersion }
 
 func systemInfo() v1.NodeSystemInfo {
 	var u unix.Utsname
@@ -112,7 +113,7 @@ func systemInfo() v1.NodeSystemInfo {
 	}
 	return v1.NodeSystemInfo{
 		MachineID: fileText("/etc/machine-id"), SystemUUID: fileText("/sys/class/dmi/id/product_uuid"), BootID: fileText("/proc/sys/kernel/random/boot_id"),
-		KernelVersion: unix.ByteSliceToString(u.Release[:]), OSImage: osImage, KubeletVersion: KubeletVersion,
+		KernelVersion: unix.ByteSliceToString(u.Release[:]), OSImage: osImage, KubeletVersion: kubeletVersion(),
 		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
 	}
 }

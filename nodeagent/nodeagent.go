@@ -84,7 +84,7 @@ func newClient(cfg Config) (*kubernetes.Clientset, error) {
 	}
 	rc.ContentType = apiruntime.ContentTypeProtobuf
 	rc.AcceptContentTypes = apiruntime.ContentTypeProtobuf + "," + apiruntime.ContentTypeJSON
-	rc.UserAgent = "skep-agent/" + KubeletVersion
+	rc.UserAgent = "skep-agent/" + kubeletVersion()
 	// The API server protects itself; a limit here would only delay pods.
 	rc.QPS, rc.Burst = -1, -1
 	client, err := kubernetes.NewForConfig(rc)
