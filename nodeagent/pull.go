@@ -21,6 +21,7 @@ func (j *startJob) ensureImage(ctx context.Context) (image.Image, error) {
 	if err != nil {
 		a.event(j.pod, j.spec.Name, v1.EventTypeWarning, "InspectFailed", "Failed to apply default image tag %q: %v", j.spec.Image, err)
 		a.event(j.pod, j.spec.Name, v1.EventTypeWarning, "Failed", "Error: InvalidImageName")
+		//lint:ignore ST1005 clients read these words
 		return image.Image{}, &startError{reason: "InvalidImageName", err: fmt.Errorf("Failed to apply default image tag %q: %w", j.spec.Image, err)}
 	}
 	policy := pullPolicy(j.spec)
@@ -35,6 +36,7 @@ func (j *startJob) ensureImage(ctx context.Context) (image.Image, error) {
 		}
 	}
 	if policy == v1.PullNever {
+		//lint:ignore ST1005 clients read these words
 		err := fmt.Errorf("Container image %q is not present with pull policy of Never", j.spec.Image)
 		a.event(j.pod, j.spec.Name, v1.EventTypeWarning, "ErrImageNeverPull", "%v", err)
 		a.event(j.pod, j.spec.Name, v1.EventTypeWarning, "Failed", "Error: ErrImageNeverPull")

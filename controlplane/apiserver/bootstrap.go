@@ -179,6 +179,9 @@ func (b *bootstrap) serviceRange(addr netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
+// endpoints writes the v1 object too: it is deprecated, and old clients still read it.
+//
+//lint:ignore SA1019 served for old clients
 func (b *bootstrap) endpoints(ctx context.Context, addr netip.Addr, port int32) error {
 	want := &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault,

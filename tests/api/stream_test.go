@@ -120,7 +120,7 @@ func startAgent(t *testing.T, ns string) {
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "agent"}}
-	if node, err = shared.client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
+	if _, err = shared.client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -83,17 +82,6 @@ func probeService(name string, selector map[string]string) *corev1.Service {
 			{Name: "echo", Port: 9000, TargetPort: intstr.FromString("echo")},
 			{Name: "echo-udp", Port: 9000, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(9000)},
 		}},
-	}
-}
-
-func probeDeployment(name string, replicas int32, labels map[string]string) *appsv1.Deployment {
-	zero := int64(0)
-	return &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: appsv1.DeploymentSpec{
-			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: probeSpec("", &zero)},
-		},
 	}
 }
 

@@ -127,14 +127,6 @@ func (p probe) conn() policymodel.Conn {
 	return policymodel.Conn{Src: p.Src, Dst: p.Dst, Protocol: protocolName(p.Protocol), Port: int(p.DstPort), FromOwnNode: p.fromNode}
 }
 
-// answer is a verdict in a form in which model and program can be compared.
-type answer struct {
-	allowed bool
-	// egress and ingress are what the sides name: nil when this node owes no such check or nothing isolates.
-	egress, ingress *intent.RuleInfo
-	reason          bpfobj.SkepReason
-}
-
 // localPod is the live pod of this node that has an address.
 func (b *bench) localPod(addr netip.Addr) *policymodel.Pod {
 	for i := range b.world.Pods {
