@@ -81,6 +81,21 @@ enum sock_choice {
 	SOCK_BACKEND = 2,
 };
 
+/*
+ * What a backend is chosen by. Datagrams of one unconnected socket belong together (QUIC, DTLS), so the socket decides: its
+ * cookie, stirred because cookies are counted up.
+ */
+static __always_inline __u32 sock_word(__u8 proto, __u64 cookie)
+{
+	if (proto == IPPROTO_TCP)
+		return bpf_get_prandom_u32();
+	cookie ^= cookie >> 33;
+	cookie *= 0xff51afd7ed558ccdULL;
+	cookie ^= cookie >> 33;
+	cookie *= 0xc4ceb9fe1a85ec53ULL;
+	return cookie >> 32;
+}
+
 /* Chooses a backend and keeps what was asked for. */
 static __always_inline enum sock_choice sock_choose(struct bpf_sock_addr *ctx, struct sock_to *to,
 						    struct backend *backend)
@@ -99,9 +114,9 @@ static __always_inline enum sock_choice sock_choose(struct bpf_sock_addr *ctx, s
 		return SOCK_REFUSE;
 	if (service->affinity_seconds)
 		addr_set(&client, 0, bpf_get_netns_cookie(ctx));
-	if (!lb_choose(service, &client, backend))
-		return SOCK_REFUSE;
 	key.cookie = bpf_get_socket_cookie(ctx);
+	if (!lb_choose(service, &client, sock_word(to->proto, key.cookie), backend))
+		return SOCK_REFUSE;
 	key.backend = backend->addr;
 	key.port = backend->port;
 	key.proto = to->proto;

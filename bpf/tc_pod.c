@@ -54,7 +54,7 @@ static __always_inline enum reason balance(struct packet *p, struct ct_key *key,
 	service = lb_service(&p->dst, p->dport, p->proto);
 	if (!service)
 		return SKEP_REASON_NONE;
-	if (!service->count || !lb_choose(service, &p->src, &to))
+	if (!service->count || !lb_choose(service, &p->src, bpf_get_prandom_u32(), &to))
 		return SKEP_REASON_NO_BACKEND;
 	if (index_insert(key, &to, src_is_a))
 		return SKEP_REASON_CT_FULL;

@@ -58,4 +58,9 @@ static __always_inline bool addr_is_link_local6(const struct addr *a)
 	return (a->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
+static __always_inline bool addr_is_multicast6(const struct addr *a)
+{
+	return (a->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
 #endif

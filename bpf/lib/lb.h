@@ -36,8 +36,10 @@ static __always_inline bool lb_affine(const struct service *service, struct affi
 	return true;
 }
 
-/* Chooses a backend of a service that has some; client is what affinity goes by. False when the lists contradict. */
-static __always_inline bool lb_choose(const struct service *service, const struct addr *client, struct backend *to)
+/* Chooses a backend of a service that has some by a word that is as good as random; client is what affinity goes by. False when
+ * the lists contradict. */
+static __always_inline bool lb_choose(const struct service *service, const struct addr *client, __u32 word,
+				      struct backend *to)
 {
 	struct backend_key key = { .backends = service->backends };
 	struct affinity_key who = { .service = service->id };
@@ -51,8 +53,8 @@ static __always_inline bool lb_choose(const struct service *service, const struc
 		if (lb_affine(service, &who, to, now))
 			return true;
 	}
-	/* Scaling the random word down instead of taking a remainder is as even and needs no check for zero. */
-	key.slot = ((__u64)bpf_get_prandom_u32() * count) >> 32;
+	/* Scaling the word down instead of taking a remainder is as even and needs no check for zero. */
+	key.slot = ((__u64)word * count) >> 32;
 	backend = bpf_map_lookup_elem(&skep_backend, &key);
 	if (!backend)
 		return false;

@@ -83,7 +83,8 @@ static __always_inline bool has_ports(__u8 proto)
 	       proto == IPPROTO_UDPLITE || proto == IPPROTO_DCCP;
 }
 
-/* The flow that an ICMP error reports on: the tuple of the quoted header, turned round. */
+/* The flow that an ICMP error reports on: the tuple of the quoted header, turned round. It goes to the sender of what it quotes and
+ * to nobody else (RFC 792, RFC 4443 section 2.4), or a pod with one open flow could send anything to everybody. */
 static __always_inline enum reason parse_quoted(struct __sk_buff *skb, struct packet *p, __u32 off)
 {
 	struct ports quoted_ports = {};
@@ -97,7 +98,8 @@ static __always_inline enum reason parse_quoted(struct __sk_buff *skb, struct pa
 			return SKEP_REASON_MALFORMED;
 		if (ip.version != 4 || ip.ihl < 5 || ip.frag_off & bpf_htons(IP4_OFFSET_MASK))
 			return SKEP_REASON_ICMP_NO_FLOW;
-		addr_set4(&p->dst, ip.saddr);
+		if (p->dst.w[3] != ip.saddr)
+			return SKEP_REASON_ICMP_NO_FLOW;
 		addr_set4(&p->src, ip.daddr);
 		proto = ip.protocol;
 		l4 = off + ip.ihl * 4;
@@ -106,7 +108,8 @@ static __always_inline enum reason parse_quoted(struct __sk_buff *skb, struct pa
 
 		if (bpf_skb_load_bytes(skb, off, &ip6, sizeof(ip6)))
 			return SKEP_REASON_MALFORMED;
-		__builtin_memcpy(&p->dst, &ip6.saddr, sizeof(p->dst));
+		if (__builtin_memcmp(&p->dst, &ip6.saddr, sizeof(p->dst)))
+			return SKEP_REASON_ICMP_NO_FLOW;
 		__builtin_memcpy(&p->src, &ip6.daddr, sizeof(p->src));
 		proto = ip6.nexthdr;
 		l4 = off + sizeof(ip6);

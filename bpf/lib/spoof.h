@@ -50,7 +50,8 @@ static __always_inline bool is_gateway6(const struct addr *a)
 	return a->w[0] == bpf_htonl(0xfe800000) && a->w[1] == 0 && a->w[2] == 0 && a->w[3] == bpf_htonl(GATEWAY6_LO);
 }
 
-/* Neighbour discovery and MLD may come from the pod's address, its link-local one, or none; RFC 4861, 3810. */
+/* Neighbour discovery and MLD may come from the pod's address, its link-local one, or none; RFC 4861, 3810. They stay on the link:
+ * policy does not judge them, so one that could be routed would be a way around it. */
 static __always_inline enum reason spoof_nd(struct __sk_buff *skb, const struct packet *p,
 					    const struct endpoint *ep)
 {
@@ -58,6 +59,8 @@ static __always_inline enum reason spoof_nd(struct __sk_buff *skb, const struct 
 
 	if (p->icmp_type == ICMP6_ROUTER_ADVERT || p->icmp_type == ICMP6_REDIRECT)
 		return SKEP_REASON_ROUTER_MESSAGE;
+	if (!addr_is_link_local6(&p->dst) && !addr_is_multicast6(&p->dst))
+		return SKEP_REASON_SPOOFED_ND;
 	if (!addr_equal(&p->src, &ep->addr6) && !addr_is_zero(&p->src) &&
 	    (!addr_is_link_local6(&p->src) || is_gateway6(&p->src)))
 		return SKEP_REASON_SPOOFED_ND;

@@ -67,13 +67,17 @@ func (n *Node) SetEndpoint(ep datapath.Endpoint) error {
 			return err
 		}
 	}
-	var inherited []netip.Addr
+	var fresh, inherited []netip.Addr
 	for _, addr := range ep.Addrs {
 		local, taken, err := n.maps.Local.Get(bpfmap.AddrOf(addr))
 		if err != nil {
 			return err
 		}
-		if taken && local.Ifindex != uint32(ep.Ifindex) {
+		if taken && local.Ifindex == uint32(ep.Ifindex) {
+			continue
+		}
+		fresh = append(fresh, addr)
+		if taken {
 			inherited = append(inherited, addr)
 		}
 	}
@@ -89,7 +93,8 @@ func (n *Node) SetEndpoint(ep datapath.Endpoint) error {
 			return err
 		}
 	}
-	return nil
+	// Whoever sent to an address while it was nobody's has a flow that only its own egress policy has judged.
+	return n.purgeFlows(fresh)
 }
 
 func checkEndpoint(ep datapath.Endpoint) error {

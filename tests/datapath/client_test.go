@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,6 +49,8 @@ func client(what string) string {
 		}
 		defer c.Close()
 		return ask(c.(*net.UDPConn), nil)
+	case "datagrams":
+		return datagrams(addr)
 	default:
 		to, err := net.ResolveUDPAddr("udp", addr)
 		if err != nil {
@@ -59,6 +63,24 @@ func client(what string) string {
 		defer c.Close()
 		return ask(c, to)
 	}
+}
+
+// datagrams sends many from one unconnected socket and lists who answers.
+func datagrams(addr string) string {
+	to, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return err.Error()
+	}
+	c, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return err.Error()
+	}
+	defer c.Close()
+	answers := map[string]bool{}
+	for range 24 {
+		answers[ask(c, to)] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(answers)), ", ")
 }
 
 // mapped connects an AF_INET6 socket to a v4-mapped address, which Go itself never does.

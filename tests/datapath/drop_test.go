@@ -51,6 +51,12 @@ func icmp6(kind uint8, src netip.Addr, body []byte) []byte {
 	return p.Bytes()
 }
 
+// routed6 is a message of neighbour discovery to an address that is not on the link.
+func routed6(kind uint8) []byte {
+	body := podB6.As16()
+	return progtest.Packet{Src: podA6, Dst: netip.MustParseAddr("2001:db8::9"), Protocol: progtest.ICMPv6, Type: kind, Body: body[:]}.Bytes()
+}
+
 // arp is a request by sender for the gateway.
 func arp(mac [6]byte, sender netip.Addr) []byte {
 	frame := make([]byte, networkAt, 60)
@@ -120,6 +126,11 @@ func TestEveryDropFromAPodHasItsReason(t *testing.T) {
 		{"an error about no flow", with(tcp4(), func(p *progtest.Packet) {
 			p.Protocol, p.Type, p.Body = progtest.ICMP, 3, progtest.Packet{Src: podB4, Dst: podA4, Protocol: progtest.UDP, SrcPort: 5, DstPort: 6}.Bytes()[networkAt:]
 		}), bpfobj.SkepReasonSKEP_REASON_ICMP_NO_FLOW},
+		{"an error to somebody whom it does not concern", with(tcp4(), func(p *progtest.Packet) {
+			p.Protocol, p.Type, p.Body = progtest.ICMP, 3, progtest.Packet{Src: elsewhere4, Dst: podA4, Protocol: progtest.UDP, SrcPort: 5, DstPort: 6}.Bytes()[networkAt:]
+		}), bpfobj.SkepReasonSKEP_REASON_ICMP_NO_FLOW},
+		{"a solicitation that could be routed", routed6(135), bpfobj.SkepReasonSKEP_REASON_SPOOFED_ND},
+		{"a listener report that could be routed", routed6(143), bpfobj.SkepReasonSKEP_REASON_SPOOFED_ND},
 		{"a Service without backends", with(tcp4(), func(p *progtest.Packet) { p.Dst, p.DstPort = service4, 81 }), bpfobj.SkepReasonSKEP_REASON_NO_BACKEND},
 		{"a Service without backends, IPv6", with(tcp6(), func(p *progtest.Packet) { p.Dst, p.DstPort = service6, 81 }), bpfobj.SkepReasonSKEP_REASON_NO_BACKEND},
 		{"to a closed port", with(tcp4(), func(p *progtest.Packet) { p.DstPort = 81 }), bpfobj.SkepReasonSKEP_REASON_POLICY_INGRESS},

@@ -155,6 +155,8 @@ func TestEchoAndErrorsBelongToTheirFlow(t *testing.T) {
 	if r.Mark == 0 {
 		t.Error("the error goes through the stack without the mark that lets it into the pod")
 	}
+	unreachable.Dst = elsewhere4
+	send(t, h, "b", unreachable, bpfobj.SkepReasonSKEP_REASON_ICMP_NO_FLOW)
 }
 
 func TestALaterFragmentSharesItsFirstOnesPorts(t *testing.T) {
@@ -261,4 +263,15 @@ func TestANewPodInheritsNoFlow(t *testing.T) {
 	if _, ok, err := h.Maps.Local.Get(bpfmap.AddrOf(podB4)); !ok || err != nil {
 		t.Errorf("deleting the old pod took the new one's address (%v)", err)
 	}
+}
+
+// A sender that does not stop when a pod goes opens a flow to an address that is nobody's, judged by its own egress alone. Whoever gets
+// the address next must not be reached by that.
+func TestANewPodInheritsNoFlowToAnAddressThatWasNobodys(t *testing.T) {
+	h := judged(t)
+	datagram := progtest.Packet{Src: podA4, Dst: podB4, Protocol: progtest.UDP, SrcPort: 1000, DstPort: 2000}
+	must(t, h.RemoveEndpoint("b"))
+	send(t, h, "a", datagram, bpfobj.SkepReasonSKEP_REASON_TO_STACK)
+	must(t, h.Endpoint("b", podB4, podB6)) // the policy names it already, so no new generation comes with it
+	send(t, h, "a", datagram, bpfobj.SkepReasonSKEP_REASON_POLICY_INGRESS)
 }

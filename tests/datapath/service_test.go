@@ -82,6 +82,28 @@ func TestSocketsInTheCgroupAreBalanced(t *testing.T) {
 	}
 }
 
+// What runs over datagrams, as QUIC does, may use a socket without connecting it: all of one socket's go to one backend, while
+// sockets are spread.
+func TestDatagramsOfASocketStayTogether(t *testing.T) {
+	w := newWorld(t, nil)
+	if w.cfg.CgroupPath == "" {
+		t.Skip("no cgroup2 mount at " + cgroupMount)
+	}
+	a, b := w.addPod("a", podA4), w.addPod("b", podB4)
+	b.serveUDP(5353, "one")
+	b.serveUDP(5354, "two")
+	must(t, w.dp.SetPolicy(context.Background(), open(a.ep.ID, b.ep.ID)))
+	must(t, w.dp.SetServices(context.Background(), []datapath.Service{service(service4, 53, datapath.UDP, backend(podB4, 5353), backend(podB4, 5354))}))
+	seen := map[string]int{}
+	for range 16 {
+		seen[a.client("datagrams 10.96.0.20:53")]++
+	}
+	one, two := seen["one from 10.96.0.20:53"], seen["two from 10.96.0.20:53"]
+	if one+two != 16 || one == 0 || two == 0 {
+		t.Errorf("answers per socket: %v", seen)
+	}
+}
+
 func TestPacketsThatSocketsMissedAreBalanced(t *testing.T) {
 	w := newWorld(t, nil)
 	a, b := w.addPod("a", podA4, podA6), w.addPod("b", podB4, podB6)
