@@ -158,7 +158,8 @@ func (a *atom) selects(pr *profile) bool {
 		return false
 	}
 	if a.namespaces != nil {
-		if !a.namespaces.Matches(pr.nsLabels) {
+		// Labels that have not arrived yet are not absent labels: "!untrusted" must not hold for them.
+		if pr.nsLabels == nil || !a.namespaces.Matches(pr.nsLabels) {
 			return false
 		}
 	} else if a.namespace != pr.namespace {

@@ -82,9 +82,10 @@ type namedPort struct {
 type profile struct {
 	key       string
 	namespace string
-	nsLabels  labels.Set
-	labels    labels.Set
-	ports     []podPort
+	// nsLabels is nil while the namespace is not known.
+	nsLabels labels.Set
+	labels   labels.Set
+	ports    []podPort
 	// refs counts pods, local those that this node runs.
 	refs, local int
 	// selected are the atoms that select it, atomIDs the same in rendered form; nil means to be rendered.
@@ -143,12 +144,15 @@ func (c *Cluster) SetNamespace(name string, set labels.Set) bool {
 	if old, ok := c.namespaces[name]; ok && labels.Equals(old, set) {
 		return false
 	}
+	if set == nil {
+		set = labels.Set{} // nil stands for a namespace that is not known
+	}
 	c.namespaces[name] = set
 	c.reprofile(name)
 	return true
 }
 
-// DeleteNamespace forgets a namespace. Pods that are still known in it then have a namespace without labels.
+// DeleteNamespace forgets a namespace. Pods that are still known in it are then selected by no namespaceSelector.
 func (c *Cluster) DeleteNamespace(name string) bool {
 	if _, ok := c.namespaces[name]; !ok {
 		return false
@@ -339,6 +343,9 @@ func profileKey(p *pod, nsLabels labels.Set) string {
 	var b strings.Builder
 	b.WriteString(p.namespace)
 	b.WriteByte(0)
+	if nsLabels == nil {
+		b.WriteByte('?')
+	}
 	b.WriteString(nsLabels.String())
 	b.WriteByte(0)
 	b.WriteString(p.labels.String())

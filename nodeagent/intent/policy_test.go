@@ -335,6 +335,27 @@ func TestNamespaceLabelsMovePods(t *testing.T) {
 	}
 }
 
+func TestAnUnknownNamespaceIsSelectedByNobody(t *testing.T) {
+	c := cluster(t)
+	c.SetPod(testPod("shop", "web", self, "10.0.0.1", nil))
+	c.SetPod(testPod("new", "probe", "node-b", "10.0.1.9", nil))
+	apply(t, c, policyFrom(t, "p", `
+  podSelector: {}
+  ingress: [{from: [{namespaceSelector: {matchExpressions: [{key: untrusted, operator: DoesNotExist}]}}]}]`))
+	probe := netip.MustParseAddr("10.0.1.9")
+	if got := c.Policy().Addresses[probe]; len(got) != 0 {
+		t.Fatalf("a pod whose namespace is not known yet is selected by %v", got)
+	}
+	c.SetNamespace("new", nil)
+	if got := c.Policy().Addresses[probe]; len(got) != 1 {
+		t.Fatalf("a pod of a namespace without labels is selected by %v, want one atom", got)
+	}
+	c.SetNamespace("new", labels.Set{"untrusted": "yes"})
+	if got := c.Policy().Addresses[probe]; len(got) != 0 {
+		t.Fatalf("a pod of an untrusted namespace is selected by %v", got)
+	}
+}
+
 func TestANewNumberBehindAPortNameReachesTheSets(t *testing.T) {
 	c := cluster(t)
 	c.SetPod(testPod("shop", "web", self, "10.0.0.1", nil))

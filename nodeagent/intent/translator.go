@@ -225,6 +225,8 @@ func (t *Translator) handOverPolicy(ctx context.Context) error {
 	// events about pods concern nobody here.
 	if !samePolicy(t.inForce, state) {
 		if err := t.cfg.Datapath.SetPolicy(ctx, state); err != nil {
+			// Part of it may be in force already: what comes next is handed over even if it is what was there before.
+			t.inForce = nil
 			return fmt.Errorf("set policy: %w", err)
 		}
 		t.inForce = state

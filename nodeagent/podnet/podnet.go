@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -133,7 +134,10 @@ func (n *Network) open() error {
 	}
 	if n.state, err = loadState(n.checkpointPath()); err != nil {
 		// Addresses in use are still known from the kernel, so a damaged file costs only the reuse delay.
-		n.log.Error("checkpoint is unreadable, rebuilding it from what is attached", "err", err)
+		// A missing one is the same while pods run: an empty state would have them all removed as strays.
+		if !errors.Is(err, os.ErrNotExist) {
+			n.log.Error("checkpoint is unreadable, rebuilding it from what is attached", "err", err)
+		}
 		if n.state, err = n.rebuildState(); err != nil {
 			return err
 		}

@@ -338,14 +338,26 @@ func TestARestartAdoptsPods(t *testing.T) {
 }
 
 func TestALostCheckpointIsRebuiltFromWhatIsAttached(t *testing.T) {
-	for _, known := range []bool{true, false} {
-		t.Run(fmt.Sprintf("endpoints known to the datapath: %v", known), func(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		known, there bool
+	}{
+		{"damaged, endpoints known to the datapath", true, true},
+		{"damaged, endpoints unknown", false, true},
+		{"missing, endpoints known to the datapath", true, false},
+		{"missing, endpoints unknown", false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			n := startNode(t)
 			a := n.attach(t, "uid-a")
-			if err := os.WriteFile(n.checkpointPath(), []byte("{"), 0o600); err != nil {
+			err := os.Remove(n.checkpointPath())
+			if c.there {
+				err = os.WriteFile(n.checkpointPath(), []byte("{"), 0o600)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
-			if !known {
+			if !c.known {
 				n.dp = fake.New()
 			}
 			n.restart(t)

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -56,13 +55,10 @@ func newState() state {
 	}
 }
 
-// loadState reads the checkpoint. A missing file is an empty state.
+// loadState reads the checkpoint. A missing file is an error that is os.ErrNotExist.
 func loadState(path string) (state, error) {
 	s := newState()
 	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return s, nil
-	}
 	if err != nil {
 		return s, fmt.Errorf("read checkpoint: %w", err)
 	}
