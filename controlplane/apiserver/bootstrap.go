@@ -180,12 +180,12 @@ func (b *bootstrap) serviceRange(addr netip.Addr) (netip.Prefix, bool) {
 }
 
 // endpoints writes the v1 object too: it is deprecated, and old clients still read it.
-//
-//lint:ignore SA1019 served for old clients
 func (b *bootstrap) endpoints(ctx context.Context, addr netip.Addr, port int32) error {
+	//lint:ignore SA1019 old clients read it
 	want := &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault,
 			Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
+		//lint:ignore SA1019 old clients read it
 		Subsets: []corev1.EndpointSubset{{
 			Addresses: []corev1.EndpointAddress{{IP: addr.String()}},
 			Ports:     []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
