@@ -244,7 +244,7 @@ func (n nodeAPI) feed(ctx context.Context, uid, name, id string, in io.Reader) {
 // PortForward implements portforward.PortForwarder.
 func (n nodeAPI) PortForward(ctx context.Context, _, uid string, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
-	path := ""
+	path := ownNetwork()
 	if att, ok := n.a.net.Lookup(uid); ok {
 		path = att.NetNS
 	}

@@ -273,10 +273,14 @@ func (j *startJob) namespaces(pod *v1.Pod) ocispec.Namespaces {
 		ns.IPC = ""
 	}
 	if pod.Spec.HostNetwork {
-		ns.UTS = ""
+		// Named, not left out: containerd's own namespace need not be the node's, and in a local cluster is that of the machine.
+		ns.Network, ns.UTS = ownNetwork(), ""
 	}
 	return ns
 }
+
+// ownNetwork is the path of the node's network namespace, in which the agent runs.
+func ownNetwork() string { return fmt.Sprintf("/proc/%d/ns/net", os.Getpid()) }
 
 // ownMounts are the files that every container gets unless a volume takes their place.
 func (j *startJob) ownMounts(pod *v1.Pod, volumes []specs.Mount) ([]specs.Mount, error) {
