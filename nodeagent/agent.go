@@ -32,6 +32,7 @@ import (
 // network is what the agent needs of podnet.
 type network interface {
 	SetPodCIDRs([]netip.Prefix) error
+	Reserve(ctx context.Context, pod podnet.Pod) (podnet.Attachment, error)
 	Attach(ctx context.Context, pod podnet.Pod) (podnet.Attachment, error)
 	Detach(ctx context.Context, uid string) error
 	Lookup(uid string) (podnet.Attachment, bool)
@@ -166,6 +167,16 @@ func (a *agent) nodeChanged(node *v1.Node) {
 		return
 	}
 	a.cidrOnce.Do(func() { close(a.cidrReady) })
+}
+
+// hasRanges says that podnet can give out addresses.
+func (a *agent) hasRanges() bool {
+	select {
+	case <-a.cidrReady:
+		return true
+	default:
+		return false
+	}
 }
 
 // event records an event of a pod, or of one of its containers when container is not empty.

@@ -58,6 +58,10 @@ type loopNet struct {
 
 func (n *loopNet) SetPodCIDRs([]netip.Prefix) error { return nil }
 
+func (n *loopNet) Reserve(ctx context.Context, pod podnet.Pod) (podnet.Attachment, error) {
+	return n.Attach(ctx, pod)
+}
+
 func (n *loopNet) Attach(_ context.Context, pod podnet.Pod) (podnet.Attachment, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

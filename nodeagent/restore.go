@@ -82,8 +82,10 @@ func (w *worker) adopt(ctx context.Context, spec *v1.Container, c *container, fo
 	var newest *runtime.Container
 	for i := range found {
 		r := &found[i]
+		// Nobody knows it and it has no process: its agent ended before the process was made.
+		unborn := r.State == runtime.Missing && c.ID != r.ID && (api == nil || strings.TrimPrefix(api.ContainerID, "containerd://") != r.ID)
 		recorded := c.Current != nil && (c.Current.ContainerID == r.ID || c.Current.Attempt >= r.Attempt)
-		if recorded || r.State == runtime.Created || newest != nil && newest.Attempt > r.Attempt {
+		if recorded || unborn || r.State == runtime.Created || newest != nil && newest.Attempt > r.Attempt {
 			w.discardLater(r.ID)
 			continue
 		}

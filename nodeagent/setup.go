@@ -37,6 +37,7 @@ func (w *worker) begin(ctx context.Context) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	w.setup = cancel
+	w.reserving = w.a.hasRanges()
 	pod := w.pod
 	w.jobs.Go(func() { w.setUpNetwork(ctx, pod) })
 	w.jobs.Go(func() { w.setUpVolumes(ctx, pod) })
@@ -50,24 +51,31 @@ func (a *agent) refuses(pod *v1.Pod) (reason, message string) {
 	return "", ""
 }
 
-// setUpNetwork makes namespaces and network, then waits for the pod's policy.
+// setUpNetwork makes namespaces and network, then waits for the pod's policy. Containers are created meanwhile: they need the
+// namespaces, and no device in them before they start.
 func (w *worker) setUpNetwork(ctx context.Context, pod *v1.Pod) {
-	var addrs []netip.Addr
-	var netns string
-	err := retry(ctx, 200*time.Millisecond, 10*time.Second, func() (err error) {
-		addrs, netns, err = w.a.attach(ctx, pod)
+	var box podnet.Attachment
+	if err := w.retryNetwork(ctx, pod, func() (err error) {
+		box, err = w.a.reserve(ctx, pod)
 		return err
-	}, func(err error) {
-		w.log.Warn("pod network not set up, will retry", "err", err)
-		w.a.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
-	})
-	if err != nil {
+	}); err != nil {
+		w.post(func() { w.reserving = false })
 		return
 	}
 	w.post(func() {
-		w.addrs, w.netns, w.sandbox = addrs, netns, true
-		close(w.networkReady)
+		w.addrs, w.netns, w.reserving = box.Addrs, box.NetNS, false
+		close(w.sandboxReady)
 	})
+	if !pod.Spec.HostNetwork {
+		if err := w.retryNetwork(ctx, pod, func() error {
+			_, err := w.a.net.Attach(ctx, podNetName(pod))
+			return err
+		}); err != nil {
+			return
+		}
+	}
+	w.post(func() { w.sandbox = true })
+	close(w.networkReady)
 	if !pod.Spec.HostNetwork {
 		if err := w.a.policy.WaitEnforced(ctx, string(pod.UID)); err != nil {
 			return
@@ -76,33 +84,40 @@ func (w *worker) setUpNetwork(ctx context.Context, pod *v1.Pod) {
 	close(w.policyReady)
 }
 
-// attach gives the pod its namespaces and addresses.
-func (a *agent) attach(ctx context.Context, pod *v1.Pod) ([]netip.Addr, string, error) {
-	if pod.Spec.HostNetwork {
-		if err := a.sandboxOf(string(pod.UID)).make(hostname(pod, a.cfg.NodeName)); err != nil {
-			return nil, "", err
+// retryNetwork tries f until it works or ctx ends, and tells the user of failures.
+func (w *worker) retryNetwork(ctx context.Context, pod *v1.Pod, f func() error) error {
+	return retry(ctx, 200*time.Millisecond, 10*time.Second, f, func(err error) {
+		w.post(func() { w.reserving = false })
+		w.log.Warn("pod network not set up, will retry", "err", err)
+		w.a.event(pod, "", v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+	})
+}
+
+func podNetName(pod *v1.Pod) podnet.Pod {
+	return podnet.Pod{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name}
+}
+
+// reserve gives the pod its addresses, its namespaces and the files that name both.
+func (a *agent) reserve(ctx context.Context, pod *v1.Pod) (podnet.Attachment, error) {
+	att := podnet.Attachment{Addrs: a.cfg.NodeAddrs}
+	if !pod.Spec.HostNetwork {
+		select {
+		case <-a.cidrReady:
+		case <-ctx.Done():
+			return att, ctx.Err()
+		case <-time.After(10 * time.Second):
+			return att, errors.New("this node has no pod CIDR yet: spec.podCIDRs of its Node object is empty")
 		}
-		_, err := a.writeEtcFiles(pod, a.cfg.NodeAddrs)
-		return a.cfg.NodeAddrs, "", err
-	}
-	select {
-	case <-a.cidrReady:
-	case <-ctx.Done():
-		return nil, "", ctx.Err()
-	case <-time.After(10 * time.Second):
-		return nil, "", errors.New("this node has no pod CIDR yet: spec.podCIDRs of its Node object is empty")
-	}
-	att, err := a.net.Attach(ctx, podnet.Pod{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name})
-	if err != nil {
-		return nil, "", err
+		var err error
+		if att, err = a.net.Reserve(ctx, podNetName(pod)); err != nil {
+			return att, err
+		}
 	}
 	if err := a.sandboxOf(string(pod.UID)).make(hostname(pod, a.cfg.NodeName)); err != nil {
-		return nil, "", err
+		return att, err
 	}
-	if _, err := a.writeEtcFiles(pod, att.Addrs); err != nil {
-		return nil, "", err
-	}
-	return att.Addrs, att.NetNS, nil
+	_, err := a.writeEtcFiles(pod, att.Addrs)
+	return att, err
 }
 
 // setUpVolumes makes the pod's volumes and its control group.

@@ -12,6 +12,7 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,8 +72,9 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// run takes the container to running. The steps that do not need each other overlap: the image is looked up while the network is made, and the
-// process is created while the pod's policy is on its way; it starts only when that is in force.
+// run takes the container to running. The steps that do not need each other overlap: record and root filesystem are made while
+// volumes fill, the process is created while the network is made and the pod's policy is on its way; it starts only when that
+// is in force.
 func (j *startJob) run(ctx context.Context) error {
 	a := j.w.a
 	img, err := j.ensureImage(ctx)
@@ -80,8 +82,13 @@ func (j *startJob) run(ctx context.Context) error {
 		return err
 	}
 	j.image = img
-	if err := wait(ctx, j.w.networkReady, j.w.volumesReady); err != nil {
+	if err := wait(ctx, j.w.sandboxReady); err != nil {
 		return err
+	}
+	if mountsSubPath(j.spec) { // found inside the volume when the specification is made
+		if err := wait(ctx, j.w.volumesReady); err != nil {
+			return err
+		}
 	}
 	spec, err := j.prepare(ctx)
 	if err != nil {
@@ -92,6 +99,9 @@ func (j *startJob) run(ctx context.Context) error {
 	}
 	if err := a.runtime.Create(ctx, spec); err != nil {
 		j.cleanUp(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return &startError{reason: "CreateContainerError", err: err, retry: unavailableRetry(err)}
 	}
 	a.event(j.pod, j.spec.Name, v1.EventTypeNormal, "Created", "Container created")
@@ -262,8 +272,23 @@ func (j *startJob) finish(oci *specs.Spec) (runtime.Spec, error) {
 			Container: j.spec.Name, Attempt: j.attempt, SpecHash: specHash(j.spec),
 		},
 		ImageName: j.image.Name, ImageID: j.image.ID, ChainID: j.image.ChainID, StopSignal: j.image.Config.StopSignal,
-		OCI: oci, Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr, Terminal: j.spec.TTY,
+		Await: j.awaitCreate, OCI: oci, Stdin: pipes.Stdin, Stdout: pipes.Stdout, Stderr: pipes.Stderr, Terminal: j.spec.TTY,
 	}, nil
+}
+
+// awaitCreate returns when everything is there that creating the process touches.
+func (j *startJob) awaitCreate(ctx context.Context) error {
+	if sc := j.pod.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
+		// Some name a device.
+		if err := wait(ctx, j.w.networkReady); err != nil {
+			return err
+		}
+	}
+	return wait(ctx, j.w.volumesReady)
+}
+
+func mountsSubPath(c *v1.Container) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m v1.VolumeMount) bool { return m.SubPath != "" || m.SubPathExpr != "" })
 }
 
 func (j *startJob) namespaces(pod *v1.Pod) ocispec.Namespaces {

@@ -36,6 +36,8 @@ type worker struct {
 	addrs      []netip.Addr
 	netns      string
 	sandbox    bool
+	// reserving says that the addresses will be there in a moment: the first status waits for them instead of being written twice.
+	reserving  bool
 	tornDown   bool
 	finishing  bool
 	rejected   [2]string
@@ -44,10 +46,11 @@ type worker struct {
 	refresh    *time.Timer
 	ctx        context.Context // of run; work that must end with the worker uses it
 
-	// Gates that starting containers wait at; each is closed once.
-	networkReady, volumesReady, policyReady chan struct{}
-	setup                                   context.CancelFunc
-	jobs                                    sync.WaitGroup
+	// Gates that starting containers wait at; each is closed once. Addresses, namespaces and files named by path are there with
+	// sandboxReady, the network works with networkReady and obeys policy with policyReady.
+	sandboxReady, networkReady, volumesReady, policyReady chan struct{}
+	setup                                                 context.CancelFunc
+	jobs                                                  sync.WaitGroup
 }
 
 // container is one container of the pod as the worker sees it.
@@ -66,7 +69,7 @@ func newWorker(a *agent, pod *v1.Pod) *worker {
 		a: a, uid: pod.UID, log: a.log.With("pod", pod.Namespace+"/"+pod.Name),
 		latest: pod, wake: make(chan struct{}, 1),
 		containers: map[string]*container{}, attempts: map[string]int{},
-		networkReady: make(chan struct{}), volumesReady: make(chan struct{}), policyReady: make(chan struct{}),
+		sandboxReady: make(chan struct{}), networkReady: make(chan struct{}), volumesReady: make(chan struct{}), policyReady: make(chan struct{}),
 	}
 }
 
@@ -178,7 +181,7 @@ func (w *worker) decide(ctx context.Context) podsync.Plan {
 	w.begin(ctx)
 	plan := podsync.Decide(w.pod, w.observed())
 	w.pod.Status = plan.Status
-	if !w.gone {
+	if !w.gone && !w.reserving {
 		w.a.status.Set(ctx, w.snapshot(), plan.Status)
 	}
 	if w.deleting() || plan.Status.Phase == v1.PodFailed {

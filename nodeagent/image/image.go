@@ -155,16 +155,21 @@ func (s *Store) Accounts(ctx context.Context, img Image) (passwd, group []byte, 
 		return e.passwd, e.group, nil
 	}
 	s.mu.Unlock()
-	passwd, group, err = s.readAccounts(ctx, img)
+	// Containers that start together share one reading, and so its snapshot; the end of one's context must not fail the others.
+	read, err, _ := s.group.Do("accounts of "+img.ChainID, func() (any, error) {
+		passwd, group, err := s.readAccounts(context.WithoutCancel(ctx), img)
+		return [2][]byte{passwd, group}, err
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("read users of image %s: %w", img.Name, err)
 	}
+	files := read.([2][]byte)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.known[img.Name]; e != nil && e.image.Digest == img.Digest {
-		e.passwd, e.group, e.users = passwd, group, true
+		e.passwd, e.group, e.users = files[0], files[1], true
 	}
-	return passwd, group, nil
+	return files[0], files[1], nil
 }
 
 func (s *Store) readAccounts(ctx context.Context, img Image) (passwd, group []byte, err error) {

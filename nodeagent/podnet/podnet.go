@@ -159,6 +159,31 @@ func (n *Network) SetPodCIDRs(cidrs []netip.Prefix) error {
 	return n.state.setRanges(cidrs)
 }
 
+// Reserve gives a pod its addresses and an empty network namespace, all that can be known of its network before the work of
+// Attach. The Attachment has no device yet. It is idempotent, and Detach undoes it.
+func (n *Network) Reserve(ctx context.Context, pod Pod) (Attachment, error) {
+	if err := validUID(pod.UID); err != nil {
+		return Attachment{}, err
+	}
+	release, err := n.own(ctx, pod.UID)
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer release()
+	rec, err := n.reserve(pod)
+	if err != nil {
+		return Attachment{}, fmt.Errorf("reserve network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	if path := n.netnsPath(rec.UID); !netdev.IsNamespace(path) {
+		handle, err := n.namespace(path)
+		if err != nil {
+			return Attachment{}, fmt.Errorf("reserve network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		handle.Close()
+	}
+	return n.attachment(rec, netdev.Link{}), nil
+}
+
 // Attach gives a pod its network. It is idempotent: a second call returns the same attachment and repairs what is missing.
 func (n *Network) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 	if err := validUID(pod.UID); err != nil {
@@ -274,7 +299,7 @@ func (n *Network) reserve(pod Pod) (record, error) {
 }
 
 func (n *Network) attachment(rec record, link netdev.Link) Attachment {
-	return Attachment{NetNS: n.netnsPath(rec.UID), Addrs: rec.Addrs, IfName: rec.IfName, MTU: link.MTU}
+	return Attachment{NetNS: n.netnsPath(rec.UID), Addrs: rec.Addrs, IfName: link.Name, MTU: link.MTU}
 }
 
 func (n *Network) netnsPath(uid string) string { return filepath.Join(n.cfg.RunDir, "netns", uid) }

@@ -140,6 +140,11 @@ func (c *Containerd) Create(ctx context.Context, spec Spec) error {
 	if err != nil {
 		return errors.Join(native("prepare root filesystem of container "+spec.ID, err), c.Delete(context.WithoutCancel(ctx), spec.ID))
 	}
+	if spec.Await != nil {
+		if err := spec.Await(ctx); err != nil {
+			return errors.Join(err, c.Delete(context.WithoutCancel(ctx), spec.ID))
+		}
+	}
 	if err := c.createTask(ctx, spec, mounts); err != nil {
 		return errors.Join(native("create container "+spec.ID, err), c.Delete(context.WithoutCancel(ctx), spec.ID))
 	}

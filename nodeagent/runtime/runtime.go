@@ -56,6 +56,9 @@ type Spec struct {
 	ImageName, ImageID, ChainID string
 	StopSignal                  string
 	OCI                         *specs.Spec
+	// Await, if set, is called when record and root filesystem are made, and returns when what the specification names by path
+	// is there. The process is created after it.
+	Await func(context.Context) error
 	// Stdin, Stdout and Stderr are paths of named pipes; empty means /dev/null. With Terminal there is no Stderr.
 	Stdin, Stdout, Stderr string
 	Terminal              bool
