@@ -22,7 +22,7 @@ func run() int {
 	flag.StringVar(&options.name, "name", "skep-bench", "name of the cluster that is made and removed")
 	flag.IntVar(&options.pods, "pods", 30, "pods to create one after another")
 	flag.IntVar(&options.rounds, "rounds", 5, "pairs of Service and direct runs")
-	flag.StringVar(&options.only, "only", "", "run only this part after the start (memory, pods or network; none for the start alone)")
+	flag.StringVar(&options.only, "only", "", "run only this part after the start (memory, pods, network or policy; none for the start alone)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -59,7 +59,7 @@ func measure(ctx context.Context, o options) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"memory", c.benchMemory}, {"pods", c.benchPods}, {"network", c.benchNetwork},
+		{"memory", c.benchMemory}, {"pods", c.benchPods}, {"network", c.benchNetwork}, {"policy", c.benchPolicy},
 	} {
 		if o.only != "" && o.only != part.name {
 			continue
