@@ -102,7 +102,11 @@ func (j *startJob) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return &startError{reason: "CreateContainerError", err: err, retry: unavailableRetry(err)}
+		reason := "CreateContainerError"
+		if errors.Is(err, runtime.ErrCannotRun) {
+			reason = "RunContainerError"
+		}
+		return &startError{reason: reason, err: err, retry: unavailableRetry(err)}
 	}
 	a.event(j.pod, j.spec.Name, v1.EventTypeNormal, "Created", "Container created")
 	if err := wait(ctx, j.w.policyReady); err != nil {
@@ -182,9 +186,27 @@ func (w *worker) startFailed(ctx context.Context, name string, j *startJob, err 
 	default:
 		w.a.event(j.pod, name, v1.EventTypeWarning, "Failed", "Error: %v", failed.err)
 	}
-	if failed.reason == "ErrImagePull" {
+	switch {
+	case failed.reason == "ErrImagePull":
 		w.backOffPull(name, j, failed.err, pause)
+	case errors.Is(failed.err, runtime.ErrCannotRun):
+		w.neverRan(c, j, failed.err)
 	}
+}
+
+// startErrorCode is the exit code of a container whose process never came to be, as the OCI runtimes report it.
+const startErrorCode = 128
+
+// neverRan counts a start without a process as an attempt that ended, so the restart policy decides what comes next.
+func (w *worker) neverRan(c *container, j *startJob, cause error) {
+	now := time.Now()
+	c.Last, c.Current = c.Current, nil
+	c.ID, c.Attempt, c.StartedAt = j.id, j.attempt, now
+	c.Image, c.ImageID, c.SpecHash = j.image.Name, j.image.ID, specHash(j.spec)
+	c.WaitingReason, c.WaitingMessage, c.RetryAt = "", "", time.Time{}
+	w.ended(j.spec.Name, j.id, podsync.Exit{
+		ContainerID: j.id, Code: startErrorCode, Reason: "StartError", Message: cause.Error(), FinishedAt: now,
+	}, make(chan struct{}))
 }
 
 // backOffPull shows ImagePullBackOff while the next pull waits; the pull's own error stays visible for a moment, as clients expect to see it.

@@ -63,7 +63,7 @@ func TestTroubleIsNamed(t *testing.T) {
 		{"backoff", image("127.0.0.1:1/x:1", v1.PullIfNotPresent), "ImagePullBackOff", `Back-off pulling image "127.0.0.1:1/x:1"`, "Back-off pulling image"},
 		{"secret", missing, "CreateContainerConfigError", `secrets "nope" not found`, `Error: secrets "nope" not found`},
 		{"nonroot", nonRoot, "CreateContainerConfigError", "runAsNonRoot", "runAsNonRoot"},
-		{"command", noCommand, "CreateContainerError", "/no/such/command", "no such file"},
+		{"command", noCommand, "CrashLoopBackOff", "back-off 10s restarting failed container=c pod=command_default(command-uid)", "no such file"},
 		{"crash", shell("c", "exit 3"), "CrashLoopBackOff", "back-off 10s restarting failed container=c pod=crash_default(crash-uid)", "Back-off restarting failed container c in pod crash_default(crash-uid)"},
 	} {
 		n.create(testPod(c.pod, c.c))

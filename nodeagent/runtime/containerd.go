@@ -146,9 +146,17 @@ func (c *Containerd) Create(ctx context.Context, spec Spec) error {
 		}
 	}
 	if err := c.createTask(ctx, spec, mounts); err != nil {
-		return errors.Join(native("create container "+spec.ID, err), c.Delete(context.WithoutCancel(ctx), spec.ID))
+		return errors.Join(cannotRun(ctx, native("create container "+spec.ID, err)), c.Delete(context.WithoutCancel(ctx), spec.ID))
 	}
 	return nil
+}
+
+// cannotRun marks an error of the process itself, as opposed to one of the runtime or of whoever waits for it.
+func cannotRun(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrCannotRun, err)
 }
 
 func withAnnotation(m map[string]string, k, v string) map[string]string {

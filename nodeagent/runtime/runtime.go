@@ -23,6 +23,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrUnavailable says that the container runtime does not answer.
 	ErrUnavailable = errors.New("container runtime does not answer")
+	// ErrCannotRun says that the container's command could not be made a process: it does not exist, may not be executed and so on.
+	ErrCannotRun = errors.New("container cannot run")
 )
 
 // Identity says which attempt at which container of which pod a record is.
