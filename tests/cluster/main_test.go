@@ -5,6 +5,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -25,8 +26,8 @@ import (
 
 const nodes = 2
 
-// name is the cluster's own, so that a cluster that the user has is left alone.
-const name = "skep-e2e"
+// name is the cluster's own, so that a cluster that the user has is left alone. Another one lets two runs share a machine.
+var name = cmp.Or(os.Getenv("SKEP_E2E_NAME"), "skep-e2e")
 
 var (
 	keep   = flag.Bool("keep", false, "leave the cluster running after the tests")

@@ -59,7 +59,9 @@ func (c Cluster) containerdProcess(binary string) (process, error) {
 		return process{}, err
 	}
 	return process{
-		name:   "containerd",
+		name: "containerd",
+		// Nothing that it starts can reach the uplink, not even a container whose namespace was forgotten. Images come by the puller.
+		netns:  c.fabricNetns(),
 		path:   binary,
 		args:   []string{"--config", config},
 		cgroup: c.CgroupPath() + "/containerd",
