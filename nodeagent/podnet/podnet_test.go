@@ -225,14 +225,16 @@ func TestTheFirstPacketToAndFromANewPodIsNotLost(t *testing.T) {
 	for i := range 20 {
 		fresh := n.attach(t, fmt.Sprint("uid-", i))
 		for family := range fresh.Addrs {
-			serveOnce(t, fresh)
+			served := serveOnce(t, fresh)
 			if lost := retransmits(t, old.NetNS, fresh.Addrs[family]); lost != 0 {
 				t.Errorf("%d packets to the new pod's %s were lost", lost, fresh.Addrs[family])
 			}
-			serveOnce(t, old)
+			served()
+			served = serveOnce(t, old)
 			if lost := retransmits(t, fresh.NetNS, old.Addrs[family]); lost != 0 {
 				t.Errorf("%d packets from the new pod's %s were lost", lost, fresh.Addrs[family])
 			}
+			served()
 		}
 	}
 }
@@ -399,19 +401,22 @@ func TestAttachRepairsWhatIsMissing(t *testing.T) {
 	}
 }
 
-// serveOnce is serve for a namespace that is about to be taken away.
-func serveOnce(t *testing.T, a Attachment) {
+// serveOnce is serve for a namespace that is about to be taken away. The result waits until the port is free again.
+func serveOnce(t *testing.T, a Attachment) (served func()) {
 	t.Helper()
 	var l net.Listener
 	if err := netdev.InNamespace(a.NetNS, func() (err error) { l, err = net.Listen("tcp", ":80"); return err }); err != nil {
 		t.Fatal(err)
 	}
+	free := make(chan struct{})
 	go func() {
+		defer close(free)
 		defer l.Close()
 		if c, err := l.Accept(); err == nil {
 			c.Close()
 		}
 	}()
+	return func() { <-free }
 }
 
 func TestStraysAreRemovedAtStart(t *testing.T) {
