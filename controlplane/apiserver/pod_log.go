@@ -4,7 +4,10 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -74,14 +77,37 @@ func (l *podLog) Get(ctx context.Context, name string, options runtime.Object) (
 	if err != nil {
 		return nil, err
 	}
-	return &genericrest.LocationStreamer{
+	return wholeStreamer{&genericrest.LocationStreamer{
 		Location:        location,
 		Transport:       l.nodes.transport,
 		ContentType:     "text/plain",
 		Flush:           o.Follow,
 		ResponseChecker: genericrest.NewGenericHttpResponseChecker(schema.GroupResource{Resource: "pods/log"}, name),
 		RedirectChecker: genericrest.PreventRedirects,
-	}, nil
+	}}, nil
+}
+
+// wholeStreamer breaks the client's response off when the node's breaks off, so that the client does not take a part of a
+// log for the whole.
+type wholeStreamer struct{ *genericrest.LocationStreamer }
+
+func (s wholeStreamer) InputStream(ctx context.Context, version, accept string) (io.ReadCloser, bool, string, error) {
+	body, flush, contentType, err := s.LocationStreamer.InputStream(ctx, version, accept)
+	if body != nil {
+		body = wholeBody{body}
+	}
+	return body, flush, contentType, err
+}
+
+type wholeBody struct{ io.ReadCloser }
+
+func (b wholeBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n == 0 && err != nil && !errors.Is(err, io.EOF) {
+		// The response has begun: this is the only way left to say that it is not complete.
+		panic(http.ErrAbortHandler)
+	}
+	return n, err
 }
 
 func validateLogOptions(o *corev1.PodLogOptions) field.ErrorList {

@@ -93,8 +93,7 @@ func (s streams) query() (url.Values, error) {
 }
 
 func (s streams) handler(plain http.Handler, location *url.URL, transport http.RoundTripper) http.Handler {
-	translated := proxy.NewStreamTranslatorHandler(location, transport, 0,
-		proxy.Options{Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr, Tty: s.tty})
+	translated := &webSocketTranslator{streams: s, location: location, transport: transport}
 	return proxy.NewTranslatingHandler(plain, translated, wsstream.IsWebSocketRequestWithStreamCloseProtocol)
 }
 

@@ -159,7 +159,8 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	s.log.Debug("log broke off", "pod", r.PathValue("namespace")+"/"+r.PathValue("pod"), "err", err)
+	s.log.Warn("log broke off", "pod", r.PathValue("namespace")+"/"+r.PathValue("pod"), "err", err)
+	panic(http.ErrAbortHandler) // the client must not take a part of the log for the whole
 }
 
 // flushed sends each write at once, so that whoever follows a log sees lines when they come.

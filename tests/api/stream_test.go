@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +37,18 @@ import (
 // agent is a node agent as far as the API server can see: TLS with the cluster's CA on both sides, and streams.
 type agent struct{ streams streaming.Server }
 
-func (agent) Exec(_ context.Context, container string, cmd []string, in io.Reader, out, errs io.WriteCloser, _ bool, _ <-chan remotecommandserver.TerminalSize) error {
+// connKey finds the connection of a request.
+type connKey struct{}
+
+// die is a command, and a log of so many lines, during which the agent is killed.
+const die, dieLines = "die", "13"
+
+func (agent) Exec(ctx context.Context, container string, cmd []string, in io.Reader, out, errs io.WriteCloser, _ bool, _ <-chan remotecommandserver.TerminalSize) error {
+	if cmd[0] == die {
+		fmt.Fprint(out, "half")
+		ctx.Value(connKey{}).(net.Conn).Close()
+		return nil
+	}
 	fmt.Fprintf(out, "%s: %s\n", container, strings.Join(cmd, " "))
 	if in != nil {
 		if _, err := io.Copy(out, in); err != nil {
@@ -69,6 +81,10 @@ func (a agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch parts[0] {
 	case "containerLogs":
 		fmt.Fprintf(w, "log of %s %s", parts[3], r.URL.RawQuery)
+		if q.Get("tailLines") == dieLines {
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
 		return
 	case "exec":
 		response, err := a.streams.GetExec(&runtimeapi.ExecRequest{ContainerId: parts[3], Cmd: q["command"],
@@ -118,6 +134,7 @@ func startAgent(t *testing.T, ns string) {
 	}
 	s := httptest.NewUnstartedServer(a)
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{serving}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert}
+	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) }
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "agent"}}
@@ -179,6 +196,34 @@ func TestStreamsToContainers(t *testing.T) {
 		if err != nil || out.String() != "c1: say hello\ninput" || errs.String() != "done" {
 			t.Errorf("exec over %s: %q, %q, %v", name, out.String(), errs.String(), err)
 		}
+	}
+}
+
+// TestLostAgents shows that a node that goes away in the middle is an error, and not a short success.
+func TestLostAgents(t *testing.T) {
+	ns := namespace(t)
+	startAgent(t, ns)
+	pods := shared.client.CoreV1().Pods(ns)
+	tail, err := strconv.ParseInt(dieLines, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := pods.GetLogs("p", &corev1.PodLogOptions{Container: "c1", TailLines: &tail, Follow: true}).DoRaw(t.Context())
+	if err == nil {
+		t.Errorf("half a log is taken for a whole one: %q", text)
+	}
+	url := shared.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(ns).Name("p").SubResource("exec").VersionedParams(
+		&corev1.PodExecOptions{Container: "c1", Command: []string{die}, Stdout: true, Stderr: true}, scheme.ParameterCodec).URL()
+	executor, err := remotecommand.NewWebSocketExecutor(shared.config, http.MethodGet, url.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: io.Discard})
+	if err == nil || !strings.Contains(err.Error(), "the connection to the node was lost before the command ended") {
+		t.Errorf("exec: %q, %v", out.String(), err)
 	}
 }
 
