@@ -3,17 +3,15 @@
 package local
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // containerdConfig is the whole configuration of a cluster's containerd. Version 2 is read by every release since
@@ -72,7 +70,8 @@ func (c Cluster) containerdProcess(binary string) (process, error) {
 // sockets of shims and runc's state.
 const containerdRun = "/run/containerd"
 
-// shimSockets lists the sockets of the cluster's shims, as its task bundles name them.
+// shimSockets lists the sockets of the cluster's shims: those that its task bundles name and, because a containerd that sees its
+// shim killed removes the bundle and forgets the socket, those that the pods known to the nodes would have.
 func (c Cluster) shimSockets() []string {
 	var sockets []string
 	for _, name := range []string{"address", "bootstrap.json"} { // containerd 1 and 2
@@ -87,34 +86,40 @@ func (c Cluster) shimSockets() []string {
 			}
 		}
 	}
+	nodes, _ := filepath.Glob(filepath.Join(c.DataDir(), "nodes", "*")) // a cluster's name has no pattern characters
+	for _, dir := range nodes {
+		for _, uid := range podUIDs(dir) {
+			sockets = append(sockets, c.shimSocket("skep-"+c.Name+"-"+filepath.Base(dir), uid))
+		}
+	}
 	return sockets
 }
 
-// deadSockets lists the shim sockets of this machine behind which there is nobody. A containerd that sees its shim killed
-// removes the bundle and forgets the socket, so nothing tells whose it was; but it can never be used again. A socket is
-// dead when it refuses twice: between its creation and its first listen it refuses, too, for some microseconds.
-func deadSockets() []string {
-	all, _ := filepath.Glob(filepath.Join(containerdRun, "s", "*")) // the pattern is constant
-	suspects := slices.DeleteFunc(all, func(path string) bool { return !refuses(path) })
-	if len(suspects) == 0 {
-		return nil
-	}
-	time.Sleep(100 * time.Millisecond)
-	return slices.DeleteFunc(suspects, func(path string) bool { return !refuses(path) })
+// shimSocket is where containerd puts the socket of the shim that runs a pod: the name is a hash of containerd's own socket, the
+// containerd namespace and what the shim is for, so no two clusters, and no containerd of anybody else, share one.
+func (c Cluster) shimSocket(namespace, pod string) string {
+	sum := sha256.Sum256([]byte(filepath.Join(c.ContainerdSocket(), namespace, pod)))
+	return filepath.Join(containerdRun, "s", hex.EncodeToString(sum[:]))
 }
 
-func refuses(socket string) bool {
-	conn, err := net.Dial("unix", socket)
-	if err == nil {
-		conn.Close()
+// podUIDs finds the pods that a node knew in everything that an agent keeps by pod.
+func podUIDs(nodeData string) []string {
+	var uids []string
+	for _, pattern := range []string{"pods/*", "checkpoint/*.json", "log/pods/*_*_*"} {
+		found, _ := filepath.Glob(filepath.Join(nodeData, pattern))
+		for _, f := range found {
+			uid := strings.TrimSuffix(filepath.Base(f), ".json")
+			uids = append(uids, uid[strings.LastIndexByte(uid, '_')+1:])
+		}
 	}
-	return errors.Is(err, unix.ECONNREFUSED)
+	slices.Sort(uids)
+	return slices.Compact(uids)
 }
 
 // removeContainerdLeftovers removes what the cluster's containerd and its shims left outside the cluster's folders.
 func (c Cluster) removeContainerdLeftovers(sockets []string) error {
 	var errs []error
-	for _, socket := range append(sockets, deadSockets()...) {
+	for _, socket := range sockets {
 		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

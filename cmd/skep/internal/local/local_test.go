@@ -3,6 +3,8 @@
 package local
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -102,5 +104,28 @@ func TestEnvironmentDropsWhatIsTheUsers(t *testing.T) {
 	got := environment([]string{"PATH=/bin", "KUBECONFIG=/x", "AWS_SECRET=y", "https_proxy=http://p", "HOME=/root"})
 	if d := cmp.Diff([]string{"PATH=/bin", "https_proxy=http://p", "HOME=/root"}, got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestPodUIDsComeFromAllThatAnAgentKeeps(t *testing.T) {
+	dir := t.TempDir()
+	for _, path := range []string{"pods/uid-1", "checkpoint/uid-2.json", "checkpoint/uid-1.json", "log/pods/default_web-0_uid-3"} {
+		if err := os.MkdirAll(filepath.Join(dir, path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := podUIDs(dir), []string{"uid-1", "uid-2", "uid-3"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestShimSocketsAreToldApart(t *testing.T) {
+	a, b := Cluster{Name: "a"}, Cluster{Name: "b"}
+	// As containerd 1.6 names the socket of that shim.
+	if got, want := a.shimSocket("skep-a-a-1", "uid"), "/run/containerd/s/f84a8751358f7655cd246dc94c5d8166cb3a386ed3f0cde5df5e438ae7846277"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if a.shimSocket("n", "uid") == b.shimSocket("n", "uid") {
+		t.Error("two clusters share a socket")
 	}
 }
