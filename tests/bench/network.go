@@ -85,16 +85,22 @@ func (c *cluster) pair(ctx context.Context, from, service, direct string) error 
 		{"new connections", "perSecond", "9000", []string{"connect", "-for", "1s"}, "bar 0.95"},
 	} {
 		var ratios, services, directs []float64
-		for range c.rounds {
-			a, err := c.probe(ctx, from, append(m.args, net.JoinHostPort(service, m.port))...)
-			if err != nil {
-				return err
+		for round := range c.rounds {
+			// Which goes first changes from round to round: a machine that speeds up or slows down favours neither.
+			order := []string{service, direct}
+			if round%2 == 1 {
+				slices.Reverse(order)
 			}
-			b, err := c.probe(ctx, from, append(m.args, net.JoinHostPort(direct, m.port))...)
-			if err != nil {
-				return err
+			figures := map[string]float64{}
+			for _, to := range order {
+				answer, err := c.probe(ctx, from, append(m.args, net.JoinHostPort(to, m.port))...)
+				if err != nil {
+					return err
+				}
+				figures[to] = answer[m.key]
 			}
-			services, directs, ratios = append(services, a[m.key]), append(directs, b[m.key]), append(ratios, a[m.key]/b[m.key])
+			services, directs = append(services, figures[service]), append(directs, figures[direct])
+			ratios = append(ratios, figures[service]/figures[direct])
 		}
 		row(from+", Service / direct: "+m.what, "%.3f (%s; medians %.4g and %.4g, ratios %.3f to %.3f)",
 			median(ratios), m.bar, median(services), median(directs), slices.Min(ratios), slices.Max(ratios))
