@@ -54,6 +54,9 @@ func measure(ctx context.Context, o options) error {
 	if err := c.benchStart(ctx); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
+	if err := c.loadProbe(ctx); err != nil {
+		return err
+	}
 	var failed error
 	for _, part := range []struct {
 		name string

@@ -21,9 +21,6 @@ import (
 
 // benchPods creates pods one after another, each beside a bare containerd create and start of the same image.
 func (c *cluster) benchPods(ctx context.Context) error {
-	if err := c.loadProbe(ctx); err != nil {
-		return err
-	}
 	runtime, err := containerd.New("/run/skep/" + c.name + "/containerd/containerd.sock")
 	if err != nil {
 		return err
