@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -153,7 +154,8 @@ func (c *Containerd) Create(ctx context.Context, spec Spec) error {
 
 // cannotRun marks an error of the process itself, as opposed to one of the runtime or of whoever waits for it.
 func cannotRun(ctx context.Context, err error) error {
-	if ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+	// containerd gives no code for it; a shim that did not start, for one, is not the container's fault and worth another try.
+	if ctx.Err() != nil || !strings.Contains(err.Error(), "OCI runtime") {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrCannotRun, err)

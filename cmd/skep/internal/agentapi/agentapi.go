@@ -34,14 +34,11 @@ func Serve(ctx context.Context, socket string, source StatusSource) error {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("replace old agent socket: %w", err)
 	}
-	l, err := net.Listen("unix", socket)
+	l, err := listenPrivate(socket)
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(socket, 0o600); err != nil {
-		l.Close()
-		return err
-	}
+	defer os.Remove(socket)
 	server := &http.Server{Handler: handler(source), ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
@@ -53,6 +50,23 @@ func Serve(ctx context.Context, socket string, source StatusSource) error {
 		<-done
 		return err
 	}
+}
+
+// listenPrivate gives the socket its name only when nobody but root may connect to it.
+func listenPrivate(socket string) (net.Listener, error) {
+	fresh := socket + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(fresh, 0o600), os.Rename(fresh, socket)); err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(fresh))
+	}
+	return l, nil
 }
 
 func handler(source StatusSource) http.Handler {
