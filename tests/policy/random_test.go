@@ -55,6 +55,7 @@ func TestRandomWorlds(t *testing.T) {
 		g := newGenerator(rnd, b)
 		g.fill()
 		b.load()
+		o := newOracle(b.world)
 		for range packetsPerWorld {
 			p, ok := g.packet()
 			if !ok {
@@ -62,6 +63,9 @@ func TestRandomWorlds(t *testing.T) {
 			}
 			want, difference := b.compare(p)
 			if difference != "" {
+				t.Fatalf("world %d, packet %d: %s\n%s", worlds, cases, difference, describe(b.world))
+			}
+			if difference := o.compare(p.conn()); difference != "" {
 				t.Fatalf("world %d, packet %d: %s\n%s", worlds, cases, difference, describe(b.world))
 			}
 			kinds[kind(p, want)]++
