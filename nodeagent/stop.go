@@ -17,18 +17,28 @@ import (
 const minStopGrace = 2 * time.Second
 
 // stop ends a container in the background: preStop hook, stop signal, grace period, kill. The end itself is noticed by watch.
+// One that is stopping already gets what action leaves it.
 func (w *worker) stop(ctx context.Context, action podsync.Action) {
 	c := w.container(action.Container)
-	c.Phase = podsync.Stopping
 	if c.unprobe != nil && w.deleting() {
 		c.unprobe()
 	}
+	c.StopBy = time.Now().Add(action.Grace)
+	if c.Phase == podsync.Stopping {
+		select {
+		case <-c.hurry: // a newer word replaces one that was not heard yet
+		default:
+		}
+		c.hurry <- action.Grace
+		return
+	}
+	c.Phase, c.hurry = podsync.Stopping, make(chan time.Duration, 1)
 	spec := findContainer(w.pod, action.Container)
-	pod, id, exited, sig := w.pod, c.ID, c.exited, stopSignal(spec, c.stopSignal)
-	w.a.event(pod, spec.Name, v1.EventTypeNormal, "Killing", "%s", action.Reason)
-	w.jobs.Go(func() {
-		w.end(ctx, pod, spec, id, action.Grace, sig, exited)
-	})
+	w.a.event(w.pod, spec.Name, v1.EventTypeNormal, "Killing", "%s", action.Reason)
+	s := &stopJob{
+		w: w, pod: w.pod, spec: spec, id: c.ID, grace: action.Grace, signal: stopSignal(spec, c.stopSignal), exited: c.exited, hurry: c.hurry,
+	}
+	w.jobs.Go(func() { s.run(ctx) })
 }
 
 func stopSignal(spec *v1.Container, img string) syscall.Signal {
@@ -42,44 +52,74 @@ func stopSignal(spec *v1.Container, img string) syscall.Signal {
 	return syscall.SIGTERM
 }
 
-func (w *worker) end(ctx context.Context, pod *v1.Pod, spec *v1.Container, id string, grace time.Duration, sig syscall.Signal, exited <-chan struct{}) {
-	deadline := time.Now().Add(grace)
-	if spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil {
-		w.preStop(ctx, pod, spec, id, grace, exited)
-	}
-	kill := func(sig syscall.Signal, all bool) {
-		err := retry(ctx, 200*time.Millisecond, 2*time.Second, func() error { return w.a.runtime.Kill(ctx, id, sig, all) }, func(err error) {
-			w.log.Warn("container not signalled, will retry", "container", spec.Name, "err", err)
-		})
-		_ = err // only the end of ctx is left
-	}
-	kill(sig, false)
-	left := time.Until(deadline)
-	if grace >= minStopGrace {
-		left = max(left, minStopGrace)
-	}
-	select {
-	case <-exited:
-		return
-	case <-ctx.Done():
-		return
-	case <-time.After(left):
-	}
-	kill(syscall.SIGKILL, true)
+// stopJob is the way of one running container to its end.
+type stopJob struct {
+	w      *worker
+	pod    *v1.Pod
+	spec   *v1.Container
+	id     string
+	grace  time.Duration
+	signal syscall.Signal
+	exited <-chan struct{}
+	// hurry brings a shorter grace period, from now on.
+	hurry <-chan time.Duration
 }
 
-// preStop runs the hook, at most for the grace period.
-func (w *worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, id string, grace time.Duration, exited <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
-	go func() {
+func (s *stopJob) run(ctx context.Context) {
+	deadline, hurried := time.Now().Add(s.grace), false
+	if s.spec.Lifecycle != nil && s.spec.Lifecycle.PreStop != nil {
+		deadline, hurried = s.preStop(ctx, deadline)
+	}
+	s.kill(ctx, s.signal, false)
+	if least := time.Now().Add(min(s.grace, minStopGrace)); !hurried && deadline.Before(least) {
+		deadline = least
+	}
+	for {
 		select {
-		case <-exited:
-			cancel()
+		case left := <-s.hurry:
+			deadline = time.Now().Add(left)
+		case <-s.exited:
+			return
 		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(deadline)):
+			s.kill(ctx, syscall.SIGKILL, true)
+			return
 		}
-	}()
-	if err := w.runHook(ctx, pod, spec, id, spec.Lifecycle.PreStop); err != nil && ctx.Err() == nil {
-		w.a.event(pod, spec.Name, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed: %v", err)
+	}
+}
+
+func (s *stopJob) kill(ctx context.Context, sig syscall.Signal, all bool) {
+	err := retry(ctx, 200*time.Millisecond, 2*time.Second, func() error { return s.w.a.runtime.Kill(ctx, s.id, sig, all) }, func(err error) {
+		s.w.log.Warn("container not signalled, will retry", "container", s.spec.Name, "err", err)
+	})
+	_ = err // only the end of ctx is left
+}
+
+// preStop runs the hook, at most until deadline. It returns the moment by which the container must have ended, and whether that
+// was brought forward. In that case the hook is cut early enough to leave the process a moment of its own.
+func (s *stopJob) preStop(ctx context.Context, deadline time.Time) (by time.Time, hurried bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	s.w.jobs.Go(func() {
+		defer close(done)
+		if err := s.w.runHook(ctx, s.pod, s.spec, s.id, s.spec.Lifecycle.PreStop); err != nil && ctx.Err() == nil {
+			s.w.a.event(s.pod, s.spec.Name, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed: %v", err)
+		}
+	})
+	cut := deadline
+	for {
+		select {
+		case left := <-s.hurry:
+			deadline, hurried = time.Now().Add(left), true
+			cut = deadline.Add(-minStopGrace)
+		case <-s.exited:
+			return deadline, hurried
+		case <-done:
+			return deadline, hurried
+		case <-time.After(time.Until(cut)):
+			return deadline, hurried
+		}
 	}
 }

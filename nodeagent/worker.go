@@ -62,6 +62,8 @@ type container struct {
 	// unprobe ends the probes of the running attempt.
 	unprobe    context.CancelFunc
 	stopSignal string
+	// hurry brings a stop that is under way a shorter grace period.
+	hurry chan time.Duration
 }
 
 func newWorker(a *agent, pod *v1.Pod) *worker {

@@ -221,7 +221,14 @@ func allContainers(pod *v1.Pod) []*v1.Container {
 	return out
 }
 
+// minGrace is what even a forced deletion gives a process to hear of it.
+const minGrace = time.Second
+
 func (d *decision) grace() time.Duration {
+	if d.obs.Gone {
+		// Nobody has waited for this stop: the object was removed without it.
+		return minGrace
+	}
 	seconds := int64(30)
 	if s := d.pod.Spec.TerminationGracePeriodSeconds; s != nil {
 		seconds = *s
@@ -229,8 +236,7 @@ func (d *decision) grace() time.Duration {
 	if s := d.pod.DeletionGracePeriodSeconds; d.pod.DeletionTimestamp != nil && s != nil {
 		seconds = *s
 	}
-	// Even a forced deletion gives the process a moment to hear of it.
-	return time.Duration(max(seconds, 1)) * time.Second
+	return max(time.Duration(seconds)*time.Second, minGrace)
 }
 
 func (d *decision) probeGrace(c *v1.Container, kind string) time.Duration {
@@ -239,7 +245,7 @@ func (d *decision) probeGrace(c *v1.Container, kind string) time.Duration {
 		probe = c.StartupProbe
 	}
 	if probe != nil && probe.TerminationGracePeriodSeconds != nil {
-		return time.Duration(max(*probe.TerminationGracePeriodSeconds, 1)) * time.Second
+		return max(time.Duration(*probe.TerminationGracePeriodSeconds)*time.Second, minGrace)
 	}
 	return d.grace()
 }
@@ -276,11 +282,18 @@ func (d *decision) stopAll() bool {
 }
 
 func (d *decision) stop(name string) bool {
-	switch d.obs.Containers[name].Phase {
+	c, stop := d.obs.Containers[name], Action{Kind: Stop, Container: name, Grace: d.grace(), Reason: "Stopping container " + name}
+	switch c.Phase {
 	case Running:
-		d.add(Action{Kind: Stop, Container: name, Grace: d.grace(), Reason: "Stopping container " + name})
+		d.add(stop)
 		return true
-	case Starting, Stopping:
+	case Stopping:
+		// Deleted once more with less time, or for good: what counts is the time from now.
+		if d.obs.Now.Add(stop.Grace).Before(c.StopBy) {
+			d.add(stop)
+		}
+		return true
+	case Starting:
 		return true
 	default:
 		return false

@@ -65,6 +65,8 @@ type Container struct {
 	Started, Ready bool
 	// Unhealthy, when set, names the probe that wants the container restarted.
 	Unhealthy string
+	// StopBy is when a container that is Stopping will be killed.
+	StopBy time.Time
 }
 
 // Observed is everything that is known about a pod at one moment.
@@ -94,7 +96,8 @@ type Kind int
 const (
 	// Start makes and starts the next attempt of a container.
 	Start Kind = iota
-	// Stop ends a container: preStop hook, signal, grace period, kill.
+	// Stop ends a container: preStop hook, signal, grace period, kill. For one that is Stopping it brings the end of the grace
+	// period forward.
 	Stop
 	// Teardown removes namespaces, network and volumes.
 	Teardown

@@ -42,6 +42,10 @@ func running() Container {
 	return Container{Phase: Running, ID: "x", Started: true, Ready: true, StartedAt: now.Add(-time.Hour)}
 }
 
+func stopping(left time.Duration) Container {
+	return Container{Phase: Stopping, ID: "x", StopBy: now.Add(left)}
+}
+
 func exited(code, attempt int, ago, backoff time.Duration) Container {
 	return Container{Phase: Exited, ID: "x", Attempt: attempt, Backoff: backoff,
 		Current: &Exit{Code: code, Attempt: attempt, FinishedAt: now.Add(-ago), Reason: "Error"}}
@@ -113,6 +117,9 @@ func TestDecide(t *testing.T) {
 		{"and has failed when all is stopped", pod(always, func(p *v1.Pod) { s := int64(60); p.Spec.ActiveDeadlineSeconds = &s }), states{"a": exited(137, 0, sec, 0), "b": exited(137, 0, sec, 0)},
 			func(o *Observed) { o.StartTime = now.Add(-time.Hour) }, "teardown | Failed a:137 b:137"},
 		{"deletion stops with the grace of the deletion", pod(always, deleted), states{"a": running(), "b": {Phase: Stopping, ID: "y"}}, nil, "stop a 7s | Running a:running b:running"},
+		{"a shorter grace period shortens a stop under way", pod(always, deleted), states{"a": stopping(20 * sec), "b": stopping(7 * sec)}, nil, "stop a 7s | Running a:running b:running"},
+		{"a longer one does not lengthen it", pod(always, deleted), states{"a": stopping(5 * sec), "b": exited(0, 0, sec, 0)}, nil, " | Running a:running b:0"},
+		{"an object that is gone leaves a second, whatever its pod asked for", pod(always), states{"a": stopping(20 * sec), "b": running()}, func(o *Observed) { o.Gone = true }, "stop a 1s, stop b 1s | Running a:running b:running"},
 		{"a start under way is waited for", pod(always, deleted), states{"a": {Phase: Starting}}, nil, " | Pending a:ContainerCreating b:ContainerCreating"},
 		{"stopped containers, then teardown", pod(always, deleted), states{"a": exited(0, 0, sec, 0), "b": exited(143, 0, sec, 0)}, nil, "teardown | Failed a:0 b:143"},
 		{"teardown, then the object", pod(always, deleted), states{"a": exited(0, 0, sec, 0), "b": exited(0, 0, sec, 0)}, func(o *Observed) { o.TornDown = true }, "finish | Succeeded a:0 b:0"},
