@@ -115,6 +115,9 @@ func (j *startJob) run(ctx context.Context) error {
 	}
 	if _, err := a.runtime.Start(ctx, j.id); err != nil {
 		j.cleanUp(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return &startError{reason: "RunContainerError", err: err, retry: unavailableRetry(err)}
 	}
 	started := time.Now()
@@ -172,19 +175,24 @@ func (w *worker) startFailed(ctx context.Context, name string, j *startJob, err 
 	}
 	failed := &startError{reason: "CreateContainerError", err: err}
 	errors.As(err, &failed)
-	w.attempts[name]++
 	pause := failed.retry
-	if pause == 0 {
+	switch {
+	case pause > 0:
+	case failed.reason == "ErrImagePull":
+		w.attempts[name]++
 		pause = podsync.RetryBackoff(w.attempts[name])
+	default:
+		pause = startRetry
 	}
-	c.WaitingReason, c.WaitingMessage = failed.reason, failed.err.Error()
+	// The number of an attempt tells a user nothing, and the message would change with each.
+	c.WaitingReason, c.WaitingMessage = failed.reason, strings.ReplaceAll(failed.err.Error(), j.id, name)
 	c.RetryAt = time.Now().Add(pause)
 	w.log.Warn("container not started", "container", name, "reason", failed.reason, "err", failed.err)
 	switch failed.reason {
 	case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName":
 		// ensureImage has told already.
 	default:
-		w.a.event(j.pod, name, v1.EventTypeWarning, "Failed", "Error: %v", failed.err)
+		w.a.event(j.pod, name, v1.EventTypeWarning, "Failed", "Error: %s", c.WaitingMessage)
 	}
 	switch {
 	case failed.reason == "ErrImagePull":
@@ -194,12 +202,17 @@ func (w *worker) startFailed(ctx context.Context, name string, j *startJob, err 
 	}
 }
 
+// startRetry is the pause before another try at what costs nobody anything and a user may mend at any moment.
+const startRetry = 10 * time.Second
+
 // startErrorCode is the exit code of a container whose process never came to be, as the OCI runtimes report it.
 const startErrorCode = 128
 
-// neverRan counts a start without a process as an attempt that ended, so the restart policy decides what comes next.
+// neverRan counts a start without a process as an attempt that ended, so the restart policy decides what comes next. Why it did not
+// start stays visible for a moment before the back-off is shown, or until the next attempt runs.
 func (w *worker) neverRan(c *container, j *startJob, cause error) {
 	now := time.Now()
+	reason, message := c.WaitingReason, c.WaitingMessage
 	c.Last, c.Current = c.Current, nil
 	c.ID, c.Attempt, c.StartedAt = j.id, j.attempt, now
 	c.Image, c.ImageID, c.SpecHash = j.image.Name, j.image.ID, specHash(j.spec)
@@ -207,12 +220,26 @@ func (w *worker) neverRan(c *container, j *startJob, cause error) {
 	w.ended(j.spec.Name, j.id, podsync.Exit{
 		ContainerID: j.id, Code: startErrorCode, Reason: "StartError", Message: cause.Error(), FinishedAt: now,
 	}, make(chan struct{}))
+	c.WaitingReason, c.WaitingMessage = reason, message
+	if c.Backoff == 0 {
+		return
+	}
+	time.AfterFunc(errorVisible, func() {
+		w.post(func() {
+			if c.ID == j.id && c.Phase == podsync.Exited && c.WaitingReason == reason {
+				c.WaitingReason, c.WaitingMessage = "", ""
+			}
+		})
+	})
 }
+
+// errorVisible is how long an error stays in a container's status before the back-off that follows from it takes its place.
+const errorVisible = 2 * time.Second
 
 // backOffPull shows ImagePullBackOff while the next pull waits; the pull's own error stays visible for a moment, as clients expect to see it.
 func (w *worker) backOffPull(name string, j *startJob, cause error, pause time.Duration) {
 	retryAt := w.container(name).RetryAt
-	time.AfterFunc(min(pause/2, 2*time.Second), func() {
+	time.AfterFunc(min(pause/2, errorVisible), func() {
 		w.post(func() {
 			c := w.container(name)
 			if c.WaitingReason != "ErrImagePull" || !c.RetryAt.Equal(retryAt) {
@@ -252,7 +279,7 @@ func (j *startJob) prepare(ctx context.Context) (runtime.Spec, error) {
 	}
 	user, home, err := a.user(ctx, pod, j.spec, j.image)
 	if err != nil {
-		return runtime.Spec{}, config(err)
+		return runtime.Spec{}, &startError{reason: "CreateContainerError", err: err}
 	}
 	mounts, err := a.volumes.Mounts(pod, j.spec, func(s string) string { return expand(s, env.values) })
 	if err != nil {

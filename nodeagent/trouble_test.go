@@ -10,20 +10,26 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	nodeimage "skep.dev/skep/nodeagent/image"
 	"skep.dev/skep/nodeagent/podlog"
+	"skep.dev/skep/nodeagent/podsync"
 	"skep.dev/skep/nodeagent/runtime/runtimetest"
 )
 
@@ -37,6 +43,8 @@ func waiting(reason, message string) func(*v1.Pod) bool {
 		return false
 	}
 }
+
+const cannotStart = `OCI runtime create failed: runc create failed: unable to start container process: exec: "/no/such/command": stat /no/such/command: no such file or directory`
 
 func TestTroubleIsNamed(t *testing.T) {
 	n := newNode(t)
@@ -61,12 +69,16 @@ func TestTroubleIsNamed(t *testing.T) {
 		{"invalid", image("UPPER:case", v1.PullIfNotPresent), "InvalidImageName", "couldn't parse image name", "InspectFailed"},
 		{"refused", image("127.0.0.1:1/x:1", v1.PullIfNotPresent), "ErrImagePull", "connection refused", "Failed to pull image"},
 		{"backoff", image("127.0.0.1:1/x:1", v1.PullIfNotPresent), "ImagePullBackOff", `Back-off pulling image "127.0.0.1:1/x:1"`, "Back-off pulling image"},
-		{"secret", missing, "CreateContainerConfigError", `secrets "nope" not found`, `Error: secrets "nope" not found`},
+		{"secret", missing, "CreateContainerConfigError", `secret "nope" not found`, `Error: secret "nope" not found`},
 		{"nonroot", nonRoot, "CreateContainerConfigError", "runAsNonRoot", "runAsNonRoot"},
-		{"command", noCommand, "CrashLoopBackOff", "back-off 10s restarting failed container=c pod=command_default(command-uid)", "no such file"},
+		{"command", noCommand, "RunContainerError", cannotStart, "Error: " + cannotStart},
+		{"command", noCommand, "CrashLoopBackOff", "back-off 10s restarting failed container=c pod=command_default(command-uid)", "Back-off restarting failed container c"},
+		{"user", v1.Container{Name: "c", Image: n.imageOfNobody()}, "CreateContainerError", `find user "nosuchuser" in the image`, `Error: find user "nosuchuser"`},
 		{"crash", shell("c", "exit 3"), "CrashLoopBackOff", "back-off 10s restarting failed container=c pod=crash_default(crash-uid)", "Back-off restarting failed container c in pod crash_default(crash-uid)"},
 	} {
-		n.create(testPod(c.pod, c.c))
+		if _, err := n.client.CoreV1().Pods("default").Get(context.Background(), c.pod, metav1.GetOptions{}); err != nil {
+			n.create(testPod(c.pod, c.c))
+		}
 		n.await(c.pod, c.reason, waiting(c.reason, c.message))
 		waitFor(t, "event "+c.event, func() bool { return strings.Contains(strings.Join(n.recorded(), "\n"), c.event) })
 	}
@@ -74,8 +86,74 @@ func TestTroubleIsNamed(t *testing.T) {
 	if last := crashed.LastTerminationState.Terminated; last == nil || last.ExitCode != 3 || last.Reason != "Error" || crashed.RestartCount != 1 {
 		t.Errorf("crash status %+v", crashed)
 	}
+	cannot := n.await("command", "state", waiting("CrashLoopBackOff", "")).Status.ContainerStatuses[0]
+	if last := cannot.LastTerminationState.Terminated; last == nil || last.ExitCode != 128 || last.Reason != "StartError" || last.Message != cannotStart || cannot.RestartCount != 1 {
+		t.Errorf("status of a command that does not exist %+v", cannot)
+	}
+	once := testPod("once", noCommand)
+	once.Spec.RestartPolicy = v1.RestartPolicyNever
+	n.create(once)
+	ended := n.await("once", "failure", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed }).Status.ContainerStatuses[0]
+	if end := ended.State.Terminated; end == nil || end.ExitCode != 128 || end.Reason != "StartError" || end.Message != cannotStart {
+		t.Errorf("status of a command that does not exist and is tried once %+v", ended)
+	}
 	n.remove("crash")
 	n.remove("backoff")
+}
+
+// imageOfNobody is an image whose user its account files do not have.
+func (n *node) imageOfNobody() string {
+	n.t.Helper()
+	img := runtimetest.BusyboxImage(n.t)
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cfg = cfg.DeepCopy()
+	cfg.Config.User = "nosuchuser"
+	if img, err = mutate.ConfigFile(img, cfg); err != nil {
+		n.t.Fatal(err)
+	}
+	tag, err := name.NewTag("docker.io/library/skep-nobody:1")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	path := filepath.Join(n.t.TempDir(), "nobody.tar")
+	if err := tarball.WriteToFile(path, tag, img); err != nil {
+		n.t.Fatal(err)
+	}
+	if _, err := nodeimage.Import(runtimetest.Context(n.t), n.ctr.Client, path); err != nil {
+		n.t.Fatal(err)
+	}
+	return tag.String()
+}
+
+func TestWhatAUserMendsIsTriedAgainSoon(t *testing.T) {
+	n := newNode(t)
+	n.up()
+	pod := testPod("patient", shell("c", "echo $key; sleep 600"))
+	pod.Spec.Containers[0].EnvFrom = []v1.EnvFromSource{{ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: v1.LocalObjectReference{Name: "late"}}}}
+	n.create(pod)
+	n.await("patient", "first refusal", waiting("CreateContainerConfigError", `configmap "late" not found`))
+	w := n.agent.worker(pod.UID)
+	state := func() podsync.Container { c, _ := w.ask("c"); return c }
+	// However often it was tried, the wait stays short.
+	for range 5 {
+		before := state().RetryAt
+		w.post(func() { w.container("c").RetryAt = time.Now() })
+		waitFor(t, "another try", func() bool {
+			c := state()
+			return c.RetryAt.After(before) && c.Phase == podsync.None && time.Until(c.RetryAt) > time.Second
+		})
+	}
+	if left := time.Until(state().RetryAt); left > startRetry {
+		t.Errorf("next try in %v", left)
+	}
+	if _, err := n.client.CoreV1().ConfigMaps("default").Create(context.Background(), &v1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "late", Namespace: "default"}, Data: map[string]string{"key": "value"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	n.await("patient", "readiness", isReady)
 }
 
 func TestLivenessRestartsAndReadinessFollows(t *testing.T) {

@@ -41,7 +41,7 @@ type worker struct {
 	tornDown   bool
 	finishing  bool
 	rejected   [2]string
-	attempts   map[string]int // failures in a row before a container ran, by name
+	attempts   map[string]int // failed pulls in a row, by container
 	refreshing bool
 	refresh    *time.Timer
 	ctx        context.Context // of run; work that must end with the worker uses it

@@ -147,18 +147,29 @@ func (c *Containerd) Create(ctx context.Context, spec Spec) error {
 		}
 	}
 	if err := c.createTask(ctx, spec, mounts); err != nil {
-		return errors.Join(cannotRun(ctx, native("create container "+spec.ID, err)), c.Delete(context.WithoutCancel(ctx), spec.ID))
+		if derr := c.Delete(context.WithoutCancel(ctx), spec.ID); derr != nil {
+			return errors.Join(processError(ctx, "create", spec.ID, err), derr)
+		}
+		return processError(ctx, "create", spec.ID, err)
 	}
 	return nil
 }
 
-// cannotRun marks an error of the process itself, as opposed to one of the runtime or of whoever waits for it.
-func cannotRun(ctx context.Context, err error) error {
+// cannotRunError is ErrCannotRun in the words of the OCI runtime, which users know and search for.
+type cannotRunError struct{ text string }
+
+func (e cannotRunError) Error() string        { return e.text }
+func (e cannotRunError) Is(target error) bool { return target == ErrCannotRun }
+
+// processError tells an error of the process itself from one of the runtime or of whoever waits for it.
+func processError(ctx context.Context, verb, id string, err error) error {
 	// containerd gives no code for it; a shim that did not start, for one, is not the container's fault and worth another try.
-	if ctx.Err() != nil || !strings.Contains(err.Error(), "OCI runtime") {
-		return err
+	at := strings.Index(message(err), "OCI runtime")
+	if ctx.Err() != nil || at < 0 {
+		return native(verb+" container "+id, err)
 	}
-	return fmt.Errorf("%w: %w", ErrCannotRun, err)
+	// containerd ends its messages with the class of the error.
+	return cannotRunError{strings.TrimSuffix(message(err)[at:], ": unknown")}
 }
 
 func withAnnotation(m map[string]string, k, v string) map[string]string {
@@ -193,7 +204,7 @@ func (c *Containerd) createTask(ctx context.Context, spec Spec, mounts []mount.M
 func (c *Containerd) Start(ctx context.Context, id string) (uint32, error) {
 	resp, err := c.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id})
 	if err != nil {
-		return 0, native("start container "+id, err)
+		return 0, processError(ctx, "start", id, err)
 	}
 	return resp.Pid, nil
 }

@@ -13,8 +13,10 @@ import (
 
 	authv1 "k8s.io/api/authentication/v1"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -61,7 +63,8 @@ func (o *Objects) ConfigMap(ctx context.Context, namespace, name string) (*v1.Co
 	if obj, ok := o.cached(Ref{ConfigMap, namespace, name}).(*v1.ConfigMap); ok {
 		return obj, nil
 	}
-	return o.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+	obj, err := o.client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+	return obj, missing(err, "configmap", name)
 }
 
 // Secret returns a Secret; the caller must not change it.
@@ -69,7 +72,16 @@ func (o *Objects) Secret(ctx context.Context, namespace, name string) (*v1.Secre
 	if obj, ok := o.cached(Ref{Secret, namespace, name}).(*v1.Secret); ok {
 		return obj, nil
 	}
-	return o.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	obj, err := o.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	return obj, missing(err, "secret", name)
+}
+
+// missing says "not found" of a kind in the singular, as nodes say it: users know and search for that text.
+func missing(err error, kind, name string) error {
+	if apierrors.IsNotFound(err) {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: kind}, name)
+	}
+	return err
 }
 
 func (o *Objects) cached(ref Ref) any {
