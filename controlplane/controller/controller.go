@@ -25,6 +25,7 @@ import (
 
 	"skep.dev/skep/controlplane/controller/clusterdns"
 	"skep.dev/skep/controlplane/controller/deployment"
+	"skep.dev/skep/controlplane/controller/disruption"
 	"skep.dev/skep/controlplane/controller/endpoints"
 	"skep.dev/skep/controlplane/controller/endpointslice"
 	"skep.dev/skep/controlplane/controller/gc"
@@ -139,6 +140,7 @@ func assemble(env loop.Env, cfg Config) ([]loop.Controller, error) {
 		nodelifecycle.New(env),
 		taintevict.New(env),
 		podgc.New(env),
+		disruption.New(env),
 	}, nil
 }
 

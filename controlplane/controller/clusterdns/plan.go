@@ -64,9 +64,10 @@ func ownedBy(pod *corev1.Pod, node *corev1.Node) bool {
 	return slices.ContainsFunc(pod.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == node.UID })
 }
 
-// differs reports whether a new binary path, domain or image asks for another pod. Other fields were filled in by the API.
+// differs reports whether a new binary path, domain, image or annotation asks for another pod. Other fields were filled in by the API.
 func differs(there, want *corev1.Pod) bool {
-	if len(there.Spec.Containers) != 1 || len(there.Spec.Volumes) == 0 {
+	mirror := corev1.MirrorPodAnnotationKey
+	if len(there.Spec.Containers) != 1 || len(there.Spec.Volumes) == 0 || there.Annotations[mirror] != want.Annotations[mirror] {
 		return true
 	}
 	has, needs := there.Spec.Containers[0], want.Spec.Containers[0]
@@ -81,8 +82,10 @@ func wanted(node *corev1.Node, domain string) *corev1.Pod {
 			Namespace: namespace,
 			Name:      podName(node.Name),
 			Labels:    maps.Clone(podLabels),
+			// As with a static pod: whoever drains the node leaves it alone, since it would only come back.
+			Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "dns"},
 			OwnerReferences: []metav1.OwnerReference{{
-				APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID,
+				APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID, Controller: new(true),
 			}},
 		},
 		Spec: corev1.PodSpec{

@@ -32,6 +32,7 @@ func TestDecide(t *testing.T) {
 		{"it is ending", node, with(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }), nothing},
 		{"the binary moved", node, with(func(p *corev1.Pod) { p.Spec.Volumes[0].HostPath.Path = "/old" }), replace},
 		{"the domain changed", node, with(func(p *corev1.Pod) { p.Spec.Containers[0].Command[3] = "old" }), replace},
+		{"a drain would take it away", node, with(func(p *corev1.Pod) { p.Annotations = nil }), replace},
 		{"it belongs to an earlier node of that name", node, with(func(p *corev1.Pod) { p.OwnerReferences[0].UID = "u0" }), replace},
 		{"the node is gone", nil, good, replace},
 		{"the node lost the binary", bare, good, replace},
