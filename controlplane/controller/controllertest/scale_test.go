@@ -21,6 +21,9 @@ func TestManyPodsOnceEach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Read all the time: the server ends a watch whose reader falls behind.
+	made := make(chan int, 1)
+	go func() { made <- addedUntil(watcher, "last") }()
 	began := time.Now()
 	if _, err := c.client.AppsV1().Deployments(ns).Create(ctx, deployment(ns, "v1", replicas), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -30,20 +33,10 @@ func TestManyPodsOnceEach(t *testing.T) {
 	if _, err := c.client.CoreV1().Pods(ns).Create(ctx, lonePod(ns, "last", "1m"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	made := 0
-	for event := range watcher.ResultChan() {
-		if event.Type != watch.Added {
-			continue
-		}
-		if accessor, ok := event.Object.(metav1.Object); ok && accessor.GetName() == "last" {
-			break
-		}
-		made++
+	if n := <-made; n != replicas {
+		t.Errorf("%d pods were made for %d replicas", n, replicas)
 	}
 	watcher.Stop()
-	if made != replicas {
-		t.Errorf("%d pods were made for %d replicas", made, replicas)
-	}
 	pods, err := c.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{LabelSelector: "app=web"})
 	if err != nil {
 		t.Fatal(err)
@@ -57,4 +50,18 @@ func TestManyPodsOnceEach(t *testing.T) {
 			t.Errorf("%s has %d of %d pods: %s", name, n, replicas, fmt.Sprint(counts))
 		}
 	}
+}
+
+// addedUntil counts the objects that a watch shows as added before the one with the given name.
+func addedUntil(watcher watch.Interface, name string) (n int) {
+	for event := range watcher.ResultChan() {
+		if event.Type != watch.Added {
+			continue
+		}
+		if accessor, ok := event.Object.(metav1.Object); ok && accessor.GetName() == name {
+			break
+		}
+		n++
+	}
+	return n
 }
