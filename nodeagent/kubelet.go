@@ -255,24 +255,25 @@ func (n nodeAPI) PortForward(ctx context.Context, _, uid string, port int32, str
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	done := make(chan struct{})
+	answered := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(answered)
 		_, _ = io.Copy(stream, conn)
 		stream.Close()
 	}()
-	_, err = io.Copy(conn, stream)
+	// An error from here on is this one connection's own: either side may hang up whenever it likes. Returned, it would have the
+	// client give up all its other connections, too.
+	if _, err := io.Copy(conn, stream); err != nil {
+		n.a.log.Debug("forwarded connection broke off", "pod", uid, "err", err)
+		// What nobody reads holds up all streams of the client.
+		_, _ = io.Copy(io.Discard, stream)
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
+		// The end of the client's input; the answer may come after it.
 		_ = tcp.CloseWrite()
 	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
+	<-answered
+	return nil
 }
 
 // dialIn connects to a loopback port inside a network namespace. A socket belongs to the namespace that its thread was in when it

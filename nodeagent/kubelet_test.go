@@ -196,18 +196,27 @@ func TestKubeletAPI(t *testing.T) {
 	t.Run("port-forward reaches a port inside the pod's namespace", func(t *testing.T) { forward(t, n, admin, host) })
 }
 
+// forward wants a connection to a listener: a client gives up all forwarding once one of its connections was refused.
 func forward(t *testing.T, n *node, admin *rest.Config, host string) {
 	c, _ := n.agent.worker("box-uid").ask("main")
-	if code, out, err := n.agent.execOutput(context.Background(), c.ID, []string{"sh", "-c", "(while true; do echo inside | busybox nc -l -p 8080; done) >/dev/null 2>&1 &"}); err != nil || code != 0 {
-		t.Skipf("no listener in the pod: %d %s %v", code, out, err)
+	run := func(script string) (int, string, error) {
+		return n.agent.execOutput(context.Background(), c.ID, []string{"sh", "-c", script})
 	}
+	// The first answers once its input has ended, the second hangs up on whatever it is told.
+	if code, out, err := run(`(nc -ll -p 8080 -e sh -c 'read line; cat; echo "got $line"' & nc -ll -p 8081 -e true &) >/dev/null 2>&1`); err != nil || code != 0 {
+		t.Fatalf("no listener in the pod: %d %s %v", code, out, err)
+	}
+	waitFor(t, "listeners", func() bool {
+		_, out, err := run("cat /proc/net/tcp /proc/net/tcp6")
+		return err == nil && strings.Contains(out, ":1F90 ") && strings.Contains(out, ":1F91 ")
+	})
 	transport, upgrader, err := spdy.RoundTripperFor(admin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	u, _ := url.Parse("https://" + host + "/portForward/default/box")
 	ready, stop := make(chan struct{}), make(chan struct{})
-	fw, err := portforward.NewOnAddresses(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", u), []string{"127.0.0.1"}, []string{"0:8080"}, stop, ready, io.Discard, io.Discard)
+	fw, err := portforward.NewOnAddresses(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", u), []string{"127.0.0.1"}, []string{"0:8080", "0:8081"}, stop, ready, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,15 +228,27 @@ func forward(t *testing.T, n *node, admin *rest.Config, host string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "answer through the forwarded port", func() bool {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", ports[0].Local))
-		if err != nil {
-			return false
+	for range 3 {
+		if got := converse(t, ports[0].Local, "question\n"); got != "got question\n" {
+			t.Fatalf("after the end of input the pod answered %q", got)
 		}
-		defer conn.Close()
-		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
-		buf := make([]byte, 7)
-		_, err = io.ReadFull(conn, buf)
-		return err == nil && string(buf) == "inside\n"
-	})
+		// Much more than fits into buffers: the pod's end is gone while the client still sends.
+		converse(t, ports[1].Local, strings.Repeat("x", 4<<20))
+	}
+}
+
+// converse sends text, ends its side of the connection and returns all that comes back.
+func converse(t *testing.T, port uint16, text string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	// Whoever hangs up early fails the write; what was answered until then counts.
+	_, _ = io.WriteString(conn, text)
+	_ = conn.(*net.TCPConn).CloseWrite()
+	got, _ := io.ReadAll(conn)
+	return string(got)
 }
