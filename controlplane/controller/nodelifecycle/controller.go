@@ -172,12 +172,14 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 			return 0, err
 		}
 	}
-	if ready := status(node, corev1.NodeReady); ready != corev1.ConditionTrue && ready != unsaid {
-		if err := c.markPods(ctx, node, now); err != nil {
-			return 0, err
-		}
+	decide := unready
+	switch status(node, corev1.NodeReady) {
+	case unsaid:
+		return lookAgain, nil
+	case corev1.ConditionTrue:
+		decide = readyAgain
 	}
-	return lookAgain, nil
+	return lookAgain, c.markPods(ctx, node, decide, now)
 }
 
 // mayEvict is false when no node at all is heard of: then it is more likely that we are cut off than that all of them are
@@ -231,19 +233,21 @@ func (c *Controller) writeTaints(ctx context.Context, node *corev1.Node, want []
 	return nil
 }
 
-// markPods makes the pods of a node that is not ready drop out of their Services.
-func (c *Controller) markPods(ctx context.Context, node *corev1.Node, now time.Time) error {
+// markPods makes the pods of a node that is not ready drop out of their Services, and brings them back with the node: an agent that
+// was only cut off has written what it knows, and does not write it again.
+func (c *Controller) markPods(ctx context.Context, node *corev1.Node, decide func(*corev1.Pod, time.Time) *corev1.PodCondition, now time.Time) error {
 	pods, err := PodsOf(c.pods, node.Name)
 	if err != nil {
 		return err
 	}
 	for _, pod := range pods {
-		condition := unready(pod, now)
+		condition := decide(pod, now)
 		if condition == nil {
 			continue
 		}
 		patch, err := json.Marshal(map[string]any{
-			"metadata": map[string]any{"uid": pod.UID},
+			// What the agent writes meanwhile wins.
+			"metadata": map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion},
 			"status":   map[string]any{"conditions": []corev1.PodCondition{*condition}},
 		})
 		if err != nil {
@@ -251,9 +255,11 @@ func (c *Controller) markPods(ctx context.Context, node *corev1.Node, now time.T
 		}
 		_, err = c.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("mark pod %s/%s as not ready: %w", pod.Namespace, pod.Name, err)
+			return fmt.Errorf("mark pod %s/%s as ready or not, like its node: %w", pod.Namespace, pod.Name, err)
 		}
-		c.events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+		if condition.Status == corev1.ConditionFalse {
+			c.events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+		}
 	}
 	return nil
 }

@@ -21,7 +21,8 @@ func TestASilentNodeIsNoticedAndForgiven(t *testing.T) {
 	silent, talking := node(corev1.ConditionTrue), node(corev1.ConditionTrue)
 	silent.Name, talking.Name = "silent", "talking"
 	running := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}, Spec: corev1.PodSpec{NodeName: "silent"}}
-	running.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	running.Status.Phase = corev1.PodRunning
+	running.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}
 	client := fake.NewClientset(silent, talking, running)
 	factory := informers.NewSharedInformerFactory(client, 0)
 	c := New(loop.Env{
@@ -69,6 +70,9 @@ func TestASilentNodeIsNoticedAndForgiven(t *testing.T) {
 	if err != nil || pod.Status.Conditions[0].Status != corev1.ConditionFalse {
 		t.Errorf("its pod still counts as ready: %v %v", pod.Status.Conditions, err)
 	}
+	if err := c.pods.Update(pod); err != nil {
+		t.Fatal(err)
+	}
 	n.Status.Conditions[0].Status = corev1.ConditionTrue // it is back
 	if _, err := client.CoreV1().Nodes().UpdateStatus(t.Context(), n, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -79,6 +83,9 @@ func TestASilentNodeIsNoticedAndForgiven(t *testing.T) {
 	c.hear("silent", "lease 2")
 	if n = look(); len(n.Spec.Taints) != 0 {
 		t.Errorf("still tainted: %v", n.Spec.Taints)
+	}
+	if pod, err = client.CoreV1().Pods("ns").Get(t.Context(), "p", metav1.GetOptions{}); err != nil || pod.Status.Conditions[0].Status != corev1.ConditionTrue {
+		t.Errorf("its pod does not come back with it: %v %v", pod.Status.Conditions, err)
 	}
 }
 

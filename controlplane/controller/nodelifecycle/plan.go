@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skep.dev/skep/controlplane/controller/podstate"
 )
 
 // Grace is how long a node may be silent.
@@ -149,4 +151,29 @@ func unready(pod *corev1.Pod, now time.Time) *corev1.PodCondition {
 		}
 	}
 	return nil
+}
+
+// readyAgain is the pod's Ready condition as it should be once its node is back, where unready has changed it; nil otherwise. The
+// node itself says that a pod is not ready only when its containers or its gates are not.
+func readyAgain(pod *corev1.Pod, now time.Time) *corev1.PodCondition {
+	if pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodRunning || !isTrue(pod, corev1.ContainersReady) {
+		return nil
+	}
+	for _, gate := range pod.Spec.ReadinessGates {
+		if !isTrue(pod, gate.ConditionType) {
+			return nil
+		}
+	}
+	c := podstate.Condition(pod, corev1.PodReady)
+	if c == nil || c.Status != corev1.ConditionFalse {
+		return nil
+	}
+	back := *c
+	back.Status, back.LastTransitionTime = corev1.ConditionTrue, metav1.NewTime(now)
+	return &back
+}
+
+func isTrue(pod *corev1.Pod, kind corev1.PodConditionType) bool {
+	c := podstate.Condition(pod, kind)
+	return c != nil && c.Status == corev1.ConditionTrue
 }

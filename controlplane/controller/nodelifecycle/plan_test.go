@@ -92,3 +92,41 @@ func TestUnready(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+func TestReadyAgain(t *testing.T) {
+	const gate = "example.com/gate"
+	pod := func(conditions ...corev1.PodCondition) *corev1.Pod {
+		return &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: conditions}}
+	}
+	is := func(kind corev1.PodConditionType, status corev1.ConditionStatus) corev1.PodCondition {
+		return corev1.PodCondition{Type: kind, Status: status}
+	}
+	down, running := is(corev1.PodReady, corev1.ConditionFalse), is(corev1.ContainersReady, corev1.ConditionTrue)
+	gated, ended, leaving := pod(down, running), pod(down, running), pod(down, running)
+	gated.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: gate}}
+	ended.Status.Phase = corev1.PodSucceeded
+	leaving.DeletionTimestamp = &metav1.Time{Time: now}
+	open := gated.DeepCopy()
+	open.Status.Conditions = append(open.Status.Conditions, is(gate, corev1.ConditionTrue))
+	for _, c := range []struct {
+		name string
+		pod  *corev1.Pod
+		want bool
+	}{
+		{"its containers are ready", pod(down, running), true},
+		{"its containers are not", pod(down, is(corev1.ContainersReady, corev1.ConditionFalse)), false},
+		{"it is ready", pod(is(corev1.PodReady, corev1.ConditionTrue), running), false},
+		{"the node has not said anything", pod(running), false},
+		{"a gate is closed", gated, false},
+		{"its gate is open", open, true},
+		{"it has ended", ended, false},
+		{"it is being deleted", leaving, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := readyAgain(c.pod, now)
+			if (got != nil) != c.want || got != nil && (got.Status != corev1.ConditionTrue || got.Type != corev1.PodReady) {
+				t.Errorf("got %+v, want one: %v", got, c.want)
+			}
+		})
+	}
+}
