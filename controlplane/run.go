@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,10 +18,6 @@ import (
 	"skep.dev/skep/controlplane/etcd"
 	"skep.dev/skep/controlplane/kinds/catalog"
 )
-
-// settle is when start-up is over and its garbage can go back to the kernel: by then OpenAPI is built and all caches
-// are filled.
-const settle = 10 * time.Second
 
 // Run starts the store, the API server, the controllers and the scheduler, and blocks until ctx ends or one of
 // them fails. It stops them in reverse order and leaves nothing behind.
@@ -93,15 +88,6 @@ func serve(ctx context.Context, config Config, member *etcd.Member, server *apis
 		}
 		config.Logger.Info("API server is ready", "took", time.Since(started))
 		return runClients(clientCtx, config, server)
-	})
-	clients.Go(func() error {
-		select {
-		case <-time.After(settle):
-			server.Settle()
-			debug.FreeOSMemory()
-		case <-clientCtx.Done():
-		}
-		return nil
 	})
 	err := clients.Wait()
 	stopServer()

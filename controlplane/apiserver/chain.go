@@ -66,6 +66,8 @@ func (s *Server) assemble() error {
 	if err := s.newAggregator(*config, etcd, resolver, builtin, tail); err != nil {
 		return err
 	}
+	// The field managers have their types by now; a document that is asked for gets definitions of its own.
+	config.OpenAPIV3Config.Definitions = nil
 	s.transport.serve(s.chain.GenericAPIServer.Handler)
 	return nil
 }
@@ -85,8 +87,7 @@ func (s *Server) genericConfig(t *types) (*genericapiserver.Config, *options.Etc
 	if err := s.applyServing(config); err != nil {
 		return nil, nil, err
 	}
-	applyOpenAPI(config, t, s.config.Kinds)
-	s.openapi = config.OpenAPIV3Config
+	applyOpenAPI(config, t)
 	etcd := newEtcdOptions(s.config.EtcdEndpoints)
 	if err := applyStorage(config, etcd, t, s.config.Kinds); err != nil {
 		return nil, nil, err
@@ -209,10 +210,12 @@ func (s *Server) newExtensions(config genericapiserver.Config, etcd *options.Etc
 
 // newBuiltin is the middle of the chain: the kinds of the list.
 func (s *Server) newBuiltin(config *genericapiserver.Config, t *types, next genericapiserver.DelegationTarget) (*genericapiserver.GenericAPIServer, error) {
+	config.SkipOpenAPIInstallation = true // documents take its place
 	server, err := config.Complete(s.informers).New("skep", next)
 	if err != nil {
 		return nil, fmt.Errorf("set up built-in kinds: %w", err)
 	}
+	newDocuments(server.Handler.GoRestfulContainer, config.OpenAPIConfig, config.OpenAPIV3Config).install(server.Handler.NonGoRestfulMux)
 	s.registrar = &registrar{
 		types:        t,
 		resources:    map[schema.GroupResource]*resource{},

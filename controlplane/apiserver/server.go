@@ -16,7 +16,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/kube-aggregator/pkg/apiserver"
-	"k8s.io/kube-openapi/pkg/common"
 
 	"skep.dev/skep/controlplane/cert"
 	"skep.dev/skep/controlplane/kinds"
@@ -53,7 +52,6 @@ type Server struct {
 	chain     *aggregator
 	registrar *registrar
 	issuer    *token.Issuer
-	openapi   *common.OpenAPIV3Config
 	// rbac is nil when the kinds of rbac.authorization.k8s.io are not served.
 	rbac *rbac.Authorizer
 }
