@@ -1,28 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Bench measures a local cluster the way a user meets it and prints each figure beside its reference, taken in the same
+// Bench measures a server and a local cluster the way a user meets them and prints each figure beside its reference, taken in the same
 // run on the same machine. Absolute numbers on shared machines mean little; the ratios are what to compare.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
+	if arguments := os.Getenv(bareVariable); arguments != "" {
+		fmt.Fprintln(os.Stderr, serveBare(arguments))
+		return 1
+	}
 	options := options{}
 	flag.StringVar(&options.skep, "skep", "bin/skep", "the binary to measure")
 	flag.StringVar(&options.name, "name", "skep-bench", "name of the cluster that is made and removed")
 	flag.IntVar(&options.pods, "pods", 30, "pods to create one after another")
 	flag.IntVar(&options.rounds, "rounds", 5, "pairs of Service and direct runs")
-	flag.StringVar(&options.only, "only", "", "run only this part after the start (memory, pods, network or policy; none for the start alone)")
+	flag.StringVar(&options.only, "only", "", "run only this part: api or scheduler, or after the start memory, pods, network or policy; none for the start alone")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -38,11 +44,22 @@ type options struct {
 	pods, rounds     int
 }
 
-// measure runs every part in order; a part that fails is reported and the others still run.
+// part is some figures that are taken together.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// measure runs every part in order, first those that need a server and no nodes.
 func measure(ctx context.Context, o options) error {
 	var err error
 	if o.skep, err = filepath.Abs(o.skep); err != nil {
 		return err
+	}
+	nodeless := []part{{"api", o.benchAPI}, {"scheduler", o.benchScheduler}}
+	failed := o.runParts(ctx, nodeless)
+	if slices.ContainsFunc(nodeless, func(p part) bool { return p.name == o.only }) {
+		return failed
 	}
 	home, err := os.MkdirTemp("", "skep-bench-")
 	if err != nil {
@@ -57,19 +74,22 @@ func measure(ctx context.Context, o options) error {
 	if err := c.loadProbe(ctx); err != nil {
 		return err
 	}
-	var failed error
-	for _, part := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
+	return errors.Join(failed, o.runParts(ctx, []part{
 		{"memory", c.benchMemory}, {"pods", c.benchPods}, {"network", c.benchNetwork}, {"policy", c.benchPolicy},
-	} {
-		if o.only != "" && o.only != part.name {
+	}))
+}
+
+// runParts runs the parts that are asked for. One that fails is reported and the others still run.
+func (o options) runParts(ctx context.Context, parts []part) error {
+	var failed error
+	for _, p := range parts {
+		if o.only != "" && o.only != p.name {
 			continue
 		}
-		if err := part.run(ctx); err != nil {
-			failed = fmt.Errorf("%s: %w", part.name, err)
-			fmt.Println(failed)
+		if err := p.run(ctx); err != nil {
+			err = fmt.Errorf("%s: %w", p.name, err)
+			fmt.Println(err)
+			failed = errors.Join(failed, err)
 		}
 	}
 	return failed
