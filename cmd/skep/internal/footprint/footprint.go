@@ -40,15 +40,17 @@ func Trim() error {
 	if err != nil {
 		return err
 	}
-	maps, err := os.ReadFile("/proc/self/maps")
+	maps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, m := range clean(maps, program) {
-		// A plain madvise by address: there is no Go object behind a mapping of the program.
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED); errno != 0 {
-			errs = append(errs, fmt.Errorf("release program pages: %w", errno))
+		// The page cache may hold a program that was just built in pieces of 2 MB. One access would map all of such a
+		// piece, so ask for small pages; a kernel without huge ones refuses, and need not be asked.
+		_ = m.advise(unix.MADV_NOHUGEPAGE)
+		if err := m.advise(unix.MADV_DONTNEED); err != nil {
+			errs = append(errs, fmt.Errorf("release program pages: %w", err))
 		}
 	}
 	return errors.Join(errs...)
@@ -56,18 +58,32 @@ func Trim() error {
 
 type mapping struct{ start, end uintptr }
 
-// clean finds the read-only mappings of the program's file (proc_pid_maps(5)): dropping one of their pages loses nothing.
-func clean(maps []byte, program string) []mapping {
+// advise is a plain madvise by address: there is no Go object behind a mapping of the program.
+func (m mapping) advise(advice uintptr) error {
+	if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, advice); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// clean finds the mappings of the program's file, in the format of /proc/PID/smaps (proc_pid_smaps(5)), of which
+// dropping a page loses nothing: those that are read-only and hold no page of their own. A linker's relocations are
+// such pages, in a mapping that was made read-only afterwards.
+func clean(smaps []byte, program string) []mapping {
 	var found []mapping
-	lines := bufio.NewScanner(bytes.NewReader(maps))
+	var candidate mapping
+	lines := bufio.NewScanner(bytes.NewReader(smaps))
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || strings.Contains(fields[1], "w") || strings.Join(fields[5:], " ") != program {
-			continue
-		}
-		var m mapping
-		if _, err := fmt.Sscanf(fields[0], "%x-%x", &m.start, &m.end); err == nil {
-			found = append(found, m)
+		switch {
+		case len(fields) > 1 && !strings.HasSuffix(fields[0], ":"):
+			candidate = mapping{}
+			if len(fields) > 5 && !strings.Contains(fields[1], "w") && strings.Join(fields[5:], " ") == program {
+				// What cannot be read stays empty and is passed over.
+				_, _ = fmt.Sscanf(fields[0], "%x-%x", &candidate.start, &candidate.end)
+			}
+		case len(fields) > 1 && fields[0] == "Anonymous:" && fields[1] == "0" && candidate.end != 0:
+			found = append(found, candidate)
 		}
 	}
 	return found
