@@ -10,7 +10,7 @@ enum endpoint_flag skep_enum_endpoint_flag;
 enum state_flag skep_enum_state_flag;
 enum set_flag skep_enum_set_flag;
 enum action skep_enum_action;
-enum port_kind skep_enum_port_kind;
+enum address_flag skep_enum_address_flag;
 enum node_flag skep_enum_node_flag;
 struct ct_expire skep_struct_ct_expire;
 

@@ -18,9 +18,10 @@
 /* A pod of this node, or the node itself. */
 static __always_inline bool is_ours(const struct addr *addr)
 {
+	struct address *known = bpf_map_lookup_elem(&skep_addr, addr);
 	__u32 *node;
 
-	if (bpf_map_lookup_elem(&skep_local, addr))
+	if (known && known->ifindex)
 		return true;
 	node = bpf_map_lookup_elem(&skep_node, addr);
 	return node && *node & NODE_SELF;

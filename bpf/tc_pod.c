@@ -110,7 +110,7 @@ static __always_inline bool tuple_conflict(const struct ct_entry *entry, const s
 	return !t->active || !addr_equal(&entry->nat, &t->service) || entry->nat_port != t->port;
 }
 
-static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, const struct local *local, __u32 rule)
+static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u32 rule)
 {
 	void *data, *end;
 
@@ -119,22 +119,24 @@ static __always_inline int to_destination(struct __sk_buff *skb, const struct pa
 		skb->mark |= SKEP_MARK_JUDGED;
 		return finish(skb, SKEP_REASON_RELATED, rule);
 	}
-	if (!local)
+	if (!to || !to->ifindex)
 		return finish(skb, SKEP_REASON_TO_STACK, rule);
-	if (local->flags & ENDPOINT_NO_REDIRECT) {
+	if (to->flags & ADDRESS_NO_REDIRECT) {
 		skb->mark |= SKEP_MARK_JUDGED;
 		return finish(skb, SKEP_REASON_TO_STACK, rule);
 	}
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (data + ETH_HLEN <= end) {
-		struct ethhdr *eth = data;
+		/* By words: as struct ethhdr, which has no alignment, clang would copy single bytes. */
+		__u32 *eth = data;
 
-		__builtin_memcpy(eth->h_dest, local->mac, SKEP_MAC_LEN);
-		__builtin_memcpy(eth->h_source, local->host_mac, SKEP_MAC_LEN);
+		eth[0] = to->macs[0];
+		eth[1] = to->macs[1];
+		eth[2] = to->macs[2];
 	}
 	finish(skb, SKEP_REASON_TO_LOCAL, rule);
-	return bpf_redirect_peer(local->ifindex, 0);
+	return bpf_redirect_peer(to->ifindex, 0);
 }
 
 static __always_inline enum reason spoof_check(struct __sk_buff *skb, const struct packet *p, const struct addr *src,
@@ -173,7 +175,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 	struct ct_entry *entry = NULL;
 	bool src_is_a, forward, missing = false;
 	struct endpoint *to;
-	struct local *local;
+	struct address *known;
 	struct ct_key key;
 	enum reason reason;
 	verdict v;
@@ -181,7 +183,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 	reason = find_flow(p, &key, &src_is_a, &entry, &t);
 	if (reason)
 		return finish(skb, reason, 0);
-	local = local_of(&p->dst);
+	known = address_of(&p->dst);
 	forward = entry && ct_from_initiator(entry, src_is_a);
 	if (entry && flow_explains(entry, p, forward)) {
 		if (!(p->flags & PACKET_ICMP_ERROR) && tuple_conflict(entry, &t, forward))
@@ -193,17 +195,17 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 		    rewrite_src(skb, p, &entry->nat, entry->nat_port))
 			return finish(skb, SKEP_REASON_REWRITE, 0);
 	} else {
-		to = endpoint_of(local, &missing);
+		to = endpoint_of(known, &missing);
 		if (missing)
 			return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
-		v = flow_new(&key, p, ep, to,
+		v = flow_new(&key, p, ep, known, to,
 			     (src_is_a ? 0 : CT_FROM_B) | (t.active ? CT_SERVICE : 0), &t.service, t.port);
 		if (verdict_reason(v))
 			return finish(skb, verdict_reason(v), verdict_rule(v));
 	}
 	if (t.active && rewrite_dst(skb, p))
 		return finish(skb, SKEP_REASON_REWRITE, 0);
-	return to_destination(skb, p, local, verdict_rule(v));
+	return to_destination(skb, p, known, verdict_rule(v));
 }
 
 static __always_inline int handle_from_pod(struct __sk_buff *skb)
@@ -295,7 +297,7 @@ int skep_tc_pod_to(struct __sk_buff *skb)
 		if (!ep && !from_node)
 			return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
 		/* A process of the node is exempt. The sender is no pod of this node: its packet would carry the mark. */
-		v = flow_new(&key, p, NULL, from_node ? NULL : ep,
+		v = flow_new(&key, p, NULL, NULL, from_node ? NULL : ep,
 			     (src_is_a ? 0 : CT_FROM_B) | (from_node ? CT_FROM_NODE : 0), NULL, 0);
 		if (verdict_reason(v) && !from_node)
 			return finish(skb, verdict_reason(v), verdict_rule(v));

@@ -20,22 +20,23 @@ static __always_inline __u32 policy_generation(void)
 }
 
 /* The pod of this node that has an address; NULL for everybody else. *missing says that there is one, but no endpoint. */
-static __always_inline struct endpoint *endpoint_of(const struct local *local, bool *missing)
+static __always_inline struct endpoint *endpoint_of(const struct address *known, bool *missing)
 {
 	struct endpoint *ep;
 	__u32 ifindex;
 
-	if (!local)
+	if (!known || !known->ifindex)
 		return NULL;
-	ifindex = local->ifindex;
+	ifindex = known->ifindex;
 	ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
 	*missing |= !ep;
 	return ep;
 }
 
-static __always_inline struct local *local_of(const struct addr *addr)
+/* What policy judges a packet's ports by: the protocol and a port of the responder's. */
+static __always_inline __u32 service_of(const struct packet *p, __be16 port)
 {
-	return bpf_map_lookup_elem(&skep_local, addr);
+	return (__u32)p->proto << 16 | bpf_ntohs(port);
 }
 
 /* What judging a connection gave. */
@@ -45,11 +46,11 @@ struct judgement {
 	__u32 ingress_rule;
 };
 
-/* Judges a connection by each check that is owed (without endpoint none is): the first denial, egress before ingress. service is
- * proto << 16 | responder's port, len that of the packet that gave cause. */
+/* Judges a connection by each check that is owed (without endpoint none is): the first denial, egress before ingress. known is the
+ * responder's entry if it was looked up after from, len that of the packet that gave cause. */
 static __always_inline verdict judge(const struct addr *initiator, const struct endpoint *from,
-				     const struct addr *responder, const struct endpoint *to, __u32 service,
-				     __u32 len, struct judgement *j)
+				     const struct addr *responder, const struct address *known,
+				     const struct endpoint *to, __u32 service, __u32 len, struct judgement *j)
 {
 	verdict v = verdict_of(SKEP_REASON_NONE, 0);
 
@@ -58,13 +59,13 @@ static __always_inline verdict judge(const struct addr *initiator, const struct 
 	j->ingress_rule = 0;
 	barrier();
 	if (from) {
-		v = judge_pod(from, SKEP_EGRESS, responder, service, len);
+		v = judge_pod(from, SKEP_EGRESS, responder, known, service, len);
 		j->egress_rule = verdict_rule(v);
 		if (verdict_reason(v))
 			return v;
 	}
 	if (to) {
-		v = judge_pod(to, SKEP_INGRESS, initiator, service, len);
+		v = judge_pod(to, SKEP_INGRESS, initiator, NULL, service, len);
 		j->ingress_rule = verdict_rule(v);
 	}
 	return v;
@@ -80,15 +81,15 @@ static __always_inline verdict judge_again(struct ct_entry *entry, const struct 
 	verdict v;
 
 	if (!(entry->flags & CT_FROM_NODE)) {
-		src = endpoint_of(local_of(&p->src), &missing);
-		dst = endpoint_of(local_of(&p->dst), &missing);
+		src = endpoint_of(address_of(&p->src), &missing);
+		dst = endpoint_of(address_of(&p->dst), &missing);
 		if (missing)
 			return verdict_of(SKEP_REASON_NO_ENDPOINT, 0);
 	}
 	if (forward)
-		v = judge(&p->src, src, &p->dst, dst, (__u32)p->proto << 16 | p->dport, p->len, &j);
+		v = judge(&p->src, src, &p->dst, NULL, dst, service_of(p, p->dport), p->len, &j);
 	else
-		v = judge(&p->dst, dst, &p->src, src, (__u32)p->proto << 16 | p->sport, p->len, &j);
+		v = judge(&p->dst, dst, &p->src, NULL, src, service_of(p, p->sport), p->len, &j);
 	entry->egress_rule = j.egress_rule;
 	entry->ingress_rule = j.ingress_rule;
 	if (verdict_reason(v))
@@ -129,11 +130,12 @@ static __always_inline bool flow_explains(const struct ct_entry *entry, const st
 }
 
 /*
- * A packet without a flow: judged as its own direction, entered when allowed. flags are the entry's, nat the Service address
- * when CT_SERVICE is among them.
+ * A packet without a flow: judged as its own direction, entered when allowed. known is the entry of the destination's address if
+ * it was looked up after src, flags are the flow's, nat the Service address when CT_SERVICE is among them.
  */
 static __always_inline verdict flow_new(struct ct_key *key, const struct packet *p, const struct endpoint *src,
-					const struct endpoint *dst, __u8 flags, const struct addr *nat, __be16 nat_port)
+					const struct address *known, const struct endpoint *dst, __u8 flags,
+					const struct addr *nat, __be16 nat_port)
 {
 	bool midflow = p->flags & PACKET_TCP && !(p->flags & PACKET_OPENS);
 	struct ct_entry *entry;
@@ -142,7 +144,7 @@ static __always_inline verdict flow_new(struct ct_key *key, const struct packet 
 
 	if (p->flags & (PACKET_ONLY_REPLY | PACKET_ICMP_ERROR))
 		return verdict_of(SKEP_REASON_ICMP_NO_FLOW, 0);
-	v = judge(&p->src, src, &p->dst, dst, (__u32)p->proto << 16 | p->dport, p->len, &j);
+	v = judge(&p->src, src, &p->dst, known, dst, service_of(p, p->dport), p->len, &j);
 	if (midflow && (verdict_reason(v) == SKEP_REASON_POLICY_EGRESS ||
 			verdict_reason(v) == SKEP_REASON_POLICY_INGRESS))
 		return verdict_of(SKEP_REASON_MIDFLOW_DENIED, verdict_rule(v));

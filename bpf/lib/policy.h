@@ -33,9 +33,9 @@ static __always_inline __u32 verdict_rule(verdict v)
 enum {
 	NO_BIT = SKEP_BLOCK_BITS * SKEP_MAX_BLOCKS,
 	BAD_BIT = NO_BIT + 1,
-	/* In place of a row's first block: all bits are set. */
-	ROW_OF_ONES = 0xffffffff,
 	TIERS = 3,
+	/* Halvings until one span is left: the three protocols with ports have less than 1 << 18. */
+	SPAN_STEPS = 18,
 };
 
 /* 1 unless x is 0. The compiler knows what this computes and would turn it back into the branch that it avoids: of six branches in
@@ -103,25 +103,23 @@ __noinline __u32 skep_match_block(__u32 peer, __u32 port)
 }
 
 /* First bit set in both rows at or after block from; NO_BIT or BAD_BIT otherwise. */
-__noinline __u32 skep_match_rows(__u32 peer_first, __u32 peer_blocks, __u32 port_first, __u32 port_blocks,
-				 __u32 from)
+static __always_inline __u32 match_rows(const struct row *peer, const struct row *port, __u32 from)
 {
-	__u32 both = peer_blocks & port_blocks & (from < SKEP_MAX_BLOCKS ? ~0U << from : 0);
+	__u32 both = peer->blocks & port->blocks & (from < SKEP_MAX_BLOCKS ? ~0U << from : 0);
 	int i;
 
 #pragma clang loop unroll(disable)
 	for (i = 0; i < SKEP_MAX_BLOCKS; i++) {
-		__u32 block, below, peer, bit;
+		__u32 block, below, peer_block, port_block, bit;
 
 		if (!both)
 			break;
 		block = lowest_bit(both) & (SKEP_MAX_BLOCKS - 1);
 		both &= both - 1;
 		below = (1U << block) - 1;
-		peer = peer_first + count_bits(peer_blocks & below);
-		bit = skep_match_block(peer, port_first == ROW_OF_ONES ?
-						     peer :
-						     port_first + count_bits(port_blocks & below));
+		peer_block = peer->first + count_bits(peer->blocks & below);
+		port_block = port->first + count_bits(port->blocks & below);
+		bit = skep_match_block(peer_block, port_block);
 		if (bit == BAD_BIT)
 			return BAD_BIT;
 		if (bit < SKEP_BLOCK_BITS)
@@ -130,47 +128,55 @@ __noinline __u32 skep_match_rows(__u32 peer_first, __u32 peer_blocks, __u32 port
 	return NO_BIT;
 }
 
-/* The class of an address, local to this node. Pods are found exactly, everything else by prefix. */
-__noinline __u32 skep_class_of(__u64 hi, __u64 lo)
+static __always_inline struct address *address_of(const struct addr *addr)
+{
+	return bpf_map_lookup_elem(&skep_addr, addr);
+}
+
+/* The class of an address that has none of its own. */
+__noinline __u32 skep_class_by_prefix(__u64 hi, __u64 lo)
 {
 	struct cidr_key key = { .prefix = 128 };
 	struct state *state;
 	__u32 zero = 0, *class;
 
-	addr_set(&key.addr, hi, lo);
-	class = bpf_map_lookup_elem(&skep_class, &key.addr);
-	if (class)
-		return *class;
 	state = bpf_map_lookup_elem(&skep_state, &zero);
 	if (!state || !(state->flags & STATE_HAS_CIDR))
 		return SKEP_CLASS_NONE;
+	addr_set(&key.addr, hi, lo);
 	class = bpf_map_lookup_elem(&skep_cidr, &key);
 	return class ? *class : SKEP_CLASS_NONE;
 }
 
-/* The row of rules whose ports include proto and port. */
-static __always_inline struct row *port_row(__u32 set, __u32 flags, __u8 proto, __be16 port)
+/* The class of an address, local to this node. known is its entry, if it has one. */
+static __always_inline __u32 class_of(const struct address *known, const struct addr *addr)
 {
-	struct port_key key = { .set = set, .port = port, .proto = proto, .kind = PORT_EXACT };
-	struct row *row = bpf_map_lookup_elem(&skep_port, &key);
+	if (known && known->flags & ADDRESS_CLASS)
+		return known->class;
+	return skep_class_by_prefix(addr_hi(addr), addr_lo(addr));
+}
 
-	if (row)
-		return row;
-	if (flags & SET_HAS_RANGES) {
-		struct range_key range = { .prefix = 64, .set = set, .proto = proto, .port = port };
+/* The span that a service lies in: the last that starts at or before it. Halving takes no branch that a processor could guess wrong. */
+static __always_inline struct port_span *span_of(__u32 first, __u32 size, __u32 service)
+{
+	struct port_span *span;
+	int i;
 
-		row = bpf_map_lookup_elem(&skep_range, &range);
-		if (row)
-			return row;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < SPAN_STEPS; i++) {
+		__u32 half = size / 2, middle = first + half;
+
+		if (!half)
+			break;
+		span = bpf_map_lookup_elem(&skep_port, &middle);
+		if (!span)
+			return NULL;
+		/* All ones when the span starts at or before the service. */
+		first += half & (__u32)(((__s64)span->start - (__s64)service - 1) >> 63);
+		size -= half;
 	}
-	key.port = 0;
-	key.kind = PORT_ANY_OF_PROTOCOL;
-	row = bpf_map_lookup_elem(&skep_port, &key);
-	if (row)
-		return row;
-	key.proto = 0;
-	key.kind = PORT_ANY;
-	return bpf_map_lookup_elem(&skep_port, &key);
+	span = bpf_map_lookup_elem(&skep_port, &first);
+	return span && span->present && span->start <= service ? span : NULL;
 }
 
 /* A verdict by a rule, counted. Slot 0 takes the counts of rules that got no counter. */
@@ -187,19 +193,22 @@ static __always_inline verdict decided(__u32 action, const struct rule_ref *rule
 	return verdict_of(action == ACTION_ALLOW ? SKEP_REASON_NONE : SKEP_REASON_POLICY_INGRESS, rule->id);
 }
 
-/* What a set says about peers of a class. service is proto << 16 | port in network order, len that of the packet. */
-__noinline __u64 skep_judge_class(__u32 id, __u32 class, __u32 service, __u32 len)
+/* What a set says about peers of a class. service is protocol << 16 | port in host order, len that of the packet. The caller has read
+ * the set's number before the class: user space flips classes first, so a new set never meets an old class. */
+__noinline __u64 skep_judge(__u32 id, __u32 class, __u32 service, __u32 len)
 {
 	struct peer_key peer_key = { .set = id, .class = class };
 	struct set *set = bpf_map_lookup_elem(&skep_set, &id);
 	struct row *peer, *port;
-	__u32 port_first = ROW_OF_ONES, port_blocks = ~0U, from = 0;
+	__u32 from = 0;
 	int tier;
 
 	if (!set || !(set->flags & SET_COMPLETE))
 		return verdict_of(SKEP_REASON_ERROR_SET, 0);
 	if (class > set->complete_class)
 		return verdict_of(SKEP_REASON_ERROR_CLASS, 0);
+	if (!set->rules)
+		return decided(set->default_action, &set->otherwise, len);
 	peer = bpf_map_lookup_elem(&skep_peer, &peer_key);
 	if (!peer && class != SKEP_CLASS_NONE) {
 		peer_key.class = SKEP_CLASS_NONE;
@@ -207,16 +216,18 @@ __noinline __u64 skep_judge_class(__u32 id, __u32 class, __u32 service, __u32 le
 	}
 	if (!peer)
 		return verdict_of(SKEP_REASON_ERROR_ROW, 0);
+	/* Without ports in the rules every port is in all of them: the peers' row is matched with itself. */
+	port = peer;
 	if (set->flags & SET_HAS_PORTS && peer->blocks) {
-		port = port_row(id, set->flags, service >> 16, service & 0xffff);
-		if (!port)
+		struct port_span *span = span_of(set->first_port, set->ports, service);
+
+		if (!span)
 			return verdict_of(SKEP_REASON_ERROR_ROW, 0);
-		port_first = port->first;
-		port_blocks = port->blocks;
+		port = &span->row;
 	}
 #pragma clang loop unroll(disable)
 	for (tier = 0; tier < TIERS; tier++) {
-		__u32 bit = skep_match_rows(peer->first, peer->blocks, port_first, port_blocks, from), index;
+		__u32 bit = match_rows(peer, port, from), index;
 		struct rule *rule;
 
 		if (bit == BAD_BIT)
@@ -234,30 +245,22 @@ __noinline __u64 skep_judge_class(__u32 id, __u32 class, __u32 service, __u32 le
 	return decided(set->default_action, &set->otherwise, len);
 }
 
-/* What a set says about a peer. The caller has read the set's number before: user space flips classes first, so a new set never
- * meets an old class. */
-__noinline __u64 skep_judge(__u32 set, __u64 peer_hi, __u64 peer_lo, __u32 service, __u32 len)
-{
-	return skep_judge_class(set, skep_class_of(peer_hi, peer_lo), service, len);
-}
-
 enum direction {
 	SKEP_INGRESS = 0,
 	SKEP_EGRESS = 1,
 };
 
-/* What a pod of this node says about a peer. */
+/* What a pod of this node says about a peer, of which known is the entry if the caller has looked it up since it has ep. */
 static __always_inline verdict judge_pod(const struct endpoint *ep, enum direction direction, const struct addr *peer,
-					 __u32 service, __u32 len)
+					 const struct address *known, __u32 service, __u32 len)
 {
 	__u32 set;
 	verdict v;
 
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return verdict_of(SKEP_REASON_NO_POLICY, 0);
-	set = *(volatile __u32 *)(direction == SKEP_EGRESS ? &ep->egress_set : &ep->ingress_set);
-	barrier();
-	v = skep_judge(set, addr_hi(peer), addr_lo(peer), service, len);
+	set = direction == SKEP_EGRESS ? ep->egress_set : ep->ingress_set;
+	v = skep_judge(set, class_of(known ? known : address_of(peer), peer), service, len);
 	if (direction == SKEP_EGRESS && verdict_reason(v) == SKEP_REASON_POLICY_INGRESS)
 		return verdict_of(SKEP_REASON_POLICY_EGRESS, verdict_rule(v));
 	return v;

@@ -51,21 +51,21 @@
 		__type(value, value_type);                 \
 	} name SEC(".maps")
 
-/* Endpoints: by host-side ifindex, and the way to each of their addresses. */
+/* Endpoints, by host-side ifindex. */
 SKEP_HASH(skep_endpoint, __u32, struct endpoint, 4096);
 SKEP_HASH(skep_ep_name, __u32, struct endpoint_name, 4096);
-SKEP_HASH(skep_local, struct addr, struct local, 8192);
+/* Addresses of the cluster's pods that some policy tells apart, and of all pods of this node. */
+SKEP_HASH(skep_addr, struct addr, struct address, 270336);
 /* Addresses of nodes: enum node_flag. */
 SKEP_HASH(skep_node, struct addr, __u32, 16384);
 
-/* Policy: address -> class, then (set, class) and (set, port) -> rows, then (set, bit) -> rule. */
+/* Policy: address -> class, then (set, class) and (set, port) -> rows, then (set, bit) -> rule. What is no pod finds its class by
+ * prefix. */
 SKEP_ARRAY(skep_state, struct state, 1);
-SKEP_HASH(skep_class, struct addr, __u32, 262144);
 SKEP_LPM(skep_cidr, struct cidr_key, __u32, 65536);
 SKEP_ARRAY(skep_set, struct set, 8192);
 SKEP_HASH(skep_peer, struct peer_key, struct row, 1048576);
-SKEP_HASH(skep_port, struct port_key, struct row, 262144);
-SKEP_LPM(skep_range, struct range_key, struct row, 131072);
+SKEP_ARRAY(skep_port, struct port_span, 262144);
 SKEP_ARRAY(skep_rule, struct rule, 131072);
 SKEP_ARRAY(skep_block, struct block, 131072);
 /* Counters lie where rules say; skep_rule_slot finds them again by the rule's number, for user space only. */

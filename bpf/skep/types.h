@@ -27,8 +27,6 @@ _Static_assert(sizeof(struct addr) == 16, "addr");
 enum endpoint_flag {
 	/* The two set numbers are valid. Without it all traffic is dropped. */
 	ENDPOINT_POLICY = 1,
-	/* Deliver through the device's egress path (a bandwidth limit sits there), not by redirection. */
-	ENDPOINT_NO_REDIRECT = 2,
 };
 
 /* A local pod, keyed by its host-side ifindex. Policy changes for a pod by one update of this entry. */
@@ -58,14 +56,21 @@ struct endpoint_name {
 };
 _Static_assert(sizeof(struct endpoint_name) == 400, "endpoint_name");
 
-/* The way to a local pod's address. */
-struct local {
-	__u32 ifindex; /* host-side device */
-	__u32 flags; /* enum endpoint_flag, only ENDPOINT_NO_REDIRECT */
-	__u8 mac[SKEP_MAC_LEN];
-	__u8 host_mac[SKEP_MAC_LEN];
+enum address_flag {
+	/* The class is valid; otherwise the longest prefix decides. */
+	ADDRESS_CLASS = 1,
+	/* Deliver through the device's egress path (a bandwidth limit sits there), not by redirection. */
+	ADDRESS_NO_REDIRECT = 2,
 };
-_Static_assert(sizeof(struct local) == 20, "local");
+
+/* What is known of an address: its class, and the way to it if a pod of this node has it. */
+struct address {
+	__u32 class; /* among the policy's */
+	__u32 ifindex; /* host-side device; 0 when no pod of this node has the address */
+	__u32 flags; /* enum address_flag */
+	__u32 macs[2 * SKEP_MAC_LEN / 4]; /* as a frame to the pod begins: its hardware address, then the host-side device's */
+};
+_Static_assert(sizeof(struct address) == 24, "address");
 
 enum node_flag {
 	NODE_SELF = 1,
@@ -120,8 +125,6 @@ enum set_flag {
 	SET_COMPLETE = 1,
 	/* Some rule names ports: look for a port row. */
 	SET_HAS_PORTS = 2,
-	/* Some rule names a range that is neither one port nor all ports. */
-	SET_HAS_RANGES = 4,
 };
 
 enum action {
@@ -136,14 +139,16 @@ struct set {
 	/* Rows exist for every class up to this one that shares an atom with the set. A later class is not known here yet. */
 	__u32 complete_class;
 	__u32 first_rule; /* the rule of bit 0 in skep_rule, the others follow */
-	__u32 rules; /* how many entries follow, for user space */
+	__u32 rules; /* how many entries that are; without any the default decides */
+	__u32 first_port; /* the set's first span in skep_port, the others follow in order */
+	__u32 ports;
 	struct rule_ref {
 		__u32 id; /* for attribution; never reused */
 		__u32 counter; /* index in skep_rule_count; 0 counts nothing */
 	} otherwise; /* decides what no rule matched */
 	__u32 default_action; /* enum action */
 };
-_Static_assert(sizeof(struct set) == 28, "set");
+_Static_assert(sizeof(struct set) == 36, "set");
 
 /* Row of the rules whose peers include a class. Class SKEP_CLASS_NONE is always present. */
 struct peer_key {
@@ -152,31 +157,16 @@ struct peer_key {
 };
 _Static_assert(sizeof(struct peer_key) == 8, "peer_key");
 
-enum port_kind {
-	PORT_EXACT = 0,
-	PORT_ANY_OF_PROTOCOL = 1,
-	/* Neither protocol nor port: the rules that name no ports at all. Present whenever SET_HAS_PORTS. */
-	PORT_ANY = 2,
+/*
+ * A stretch of services, protocol << 16 | destination port in host order, from start to the next span's start, and the row of the
+ * rules whose ports include them. The spans of a set cover everything: its first one starts at 0.
+ */
+struct port_span {
+	__u32 start;
+	struct row row;
+	__u32 present; /* 1 */
 };
-
-/* Row of the rules whose ports include a destination port. */
-struct port_key {
-	__u32 set;
-	__be16 port;
-	__u8 proto;
-	__u8 kind; /* enum port_kind */
-};
-_Static_assert(sizeof(struct port_key) == 8, "port_key");
-
-/* The same for sets with ranges, by longest prefix. */
-struct range_key {
-	__u32 prefix; /* in bits, counted from set */
-	__u32 set;
-	__u8 proto;
-	__u8 zero;
-	__be16 port;
-};
-_Static_assert(sizeof(struct range_key) == 12, "range_key");
+_Static_assert(sizeof(struct port_span) == 16, "port_span");
 
 struct rule {
 	struct rule_ref ref;

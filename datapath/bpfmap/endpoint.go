@@ -4,8 +4,10 @@ package bpfmap
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfobj"
@@ -60,7 +62,24 @@ func text(b []byte) string {
 	return string(before)
 }
 
-// Local is the entry of each of a pod's addresses.
-func Local(ep datapath.Endpoint) bpfobj.SkepLocal {
-	return bpfobj.SkepLocal{Ifindex: uint32(ep.Ifindex), Mac: ep.MAC, HostMac: ep.HostMAC}
+// Address is the entry of one of a pod's addresses, without class.
+func Address(ep datapath.Endpoint) bpfobj.SkepAddress {
+	out := bpfobj.SkepAddress{Ifindex: uint32(ep.Ifindex)}
+	frame := slices.Concat(ep.MAC[:], ep.HostMAC[:])
+	for i := range out.Macs {
+		out.Macs[i] = binary.NativeEndian.Uint32(frame[4*i:])
+	}
+	return out
+}
+
+// WithClass is an address's entry with its class.
+func WithClass(a bpfobj.SkepAddress, class uint32) bpfobj.SkepAddress {
+	a.Class = class
+	a.Flags |= uint32(bpfobj.SkepAddressFlagADDRESS_CLASS)
+	return a
+}
+
+// ClassOf is the class in an address's entry; false when it has none of its own.
+func ClassOf(a bpfobj.SkepAddress) (uint32, bool) {
+	return a.Class, a.Flags&uint32(bpfobj.SkepAddressFlagADDRESS_CLASS) != 0
 }

@@ -14,16 +14,14 @@ import (
 type Maps struct {
 	Endpoint     Table[uint32, bpfobj.SkepEndpoint]
 	EndpointName Table[uint32, bpfobj.SkepEndpointName]
-	Local        Table[bpfobj.SkepAddr, bpfobj.SkepLocal]
+	Address      Table[bpfobj.SkepAddr, bpfobj.SkepAddress]
 	Node         Table[bpfobj.SkepAddr, uint32]
 
 	State Table[uint32, bpfobj.SkepState]
-	Class Table[bpfobj.SkepAddr, uint32]
 	CIDR  Table[bpfobj.SkepCidrKey, uint32]
 	Set   Table[uint32, bpfobj.SkepSet]
 	Peer  Table[bpfobj.SkepPeerKey, bpfobj.SkepRow]
-	Port  Table[bpfobj.SkepPortKey, bpfobj.SkepRow]
-	Range Table[bpfobj.SkepRangeKey, bpfobj.SkepRow]
+	Port  Table[uint32, bpfobj.SkepPortSpan]
 	Rule  Table[uint32, bpfobj.SkepRule]
 	Block Table[uint32, bpfobj.SkepBlock]
 
@@ -51,15 +49,13 @@ func NewMaps(loaded map[string]*ebpf.Map) (*Maps, error) {
 	for name, bind := range map[string]func(*ebpf.Map, string){
 		"skep_endpoint":   bind(&m.Endpoint),
 		"skep_ep_name":    bind(&m.EndpointName),
-		"skep_local":      bind(&m.Local),
+		"skep_addr":       bind(&m.Address),
 		"skep_node":       bind(&m.Node),
 		"skep_state":      bind(&m.State),
-		"skep_class":      bind(&m.Class),
 		"skep_cidr":       bind(&m.CIDR),
 		"skep_set":        bind(&m.Set),
 		"skep_peer":       bind(&m.Peer),
 		"skep_port":       bind(&m.Port),
-		"skep_range":      bind(&m.Range),
 		"skep_rule":       bind(&m.Rule),
 		"skep_block":      bind(&m.Block),
 		"skep_rule_slot":  bind(&m.RuleSlot),

@@ -16,25 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	BenchMapSkepAddr            = "skep_addr"
 	BenchMapSkepAffinity        = "skep_affinity"
 	BenchMapSkepBackend         = "skep_backend"
 	BenchMapSkepBenchLru        = "skep_bench_lru"
 	BenchMapSkepBlock           = "skep_block"
 	BenchMapSkepCidr            = "skep_cidr"
-	BenchMapSkepClass           = "skep_class"
 	BenchMapSkepCt              = "skep_ct"
 	BenchMapSkepCtFirst         = "skep_ct_first"
 	BenchMapSkepEndpoint        = "skep_endpoint"
 	BenchMapSkepEpName          = "skep_ep_name"
 	BenchMapSkepFrag            = "skep_frag"
-	BenchMapSkepLocal           = "skep_local"
 	BenchMapSkepMetric          = "skep_metric"
 	BenchMapSkepNode            = "skep_node"
 	BenchMapSkepOrigin          = "skep_origin"
 	BenchMapSkepPacket          = "skep_packet"
 	BenchMapSkepPeer            = "skep_peer"
 	BenchMapSkepPort            = "skep_port"
-	BenchMapSkepRange           = "skep_range"
 	BenchMapSkepRule            = "skep_rule"
 	BenchMapSkepRuleCount       = "skep_rule_count"
 	BenchMapSkepRuleSlot        = "skep_rule_slot"
@@ -105,25 +103,23 @@ type BenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchMapSpecs struct {
+	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
 	SkepBenchLru  *ebpf.MapSpec `ebpf:"skep_bench_lru"`
 	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
 	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.MapSpec `ebpf:"skep_class"`
 	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.MapSpec `ebpf:"skep_local"`
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -164,25 +160,23 @@ func (o *BenchObjects) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchMaps struct {
+	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
 	SkepBenchLru  *ebpf.Map `ebpf:"skep_bench_lru"`
 	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
 	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.Map `ebpf:"skep_class"`
 	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.Map `ebpf:"skep_local"`
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -194,25 +188,23 @@ type BenchMaps struct {
 
 func (m *BenchMaps) Close() error {
 	return _BenchClose(
+		m.SkepAddr,
 		m.SkepAffinity,
 		m.SkepBackend,
 		m.SkepBenchLru,
 		m.SkepBlock,
 		m.SkepCidr,
-		m.SkepClass,
 		m.SkepCt,
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
 		m.SkepFrag,
-		m.SkepLocal,
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
-		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

@@ -16,24 +16,22 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	ExpireMapSkepAddr      = "skep_addr"
 	ExpireMapSkepAffinity  = "skep_affinity"
 	ExpireMapSkepBackend   = "skep_backend"
 	ExpireMapSkepBlock     = "skep_block"
 	ExpireMapSkepCidr      = "skep_cidr"
-	ExpireMapSkepClass     = "skep_class"
 	ExpireMapSkepCt        = "skep_ct"
 	ExpireMapSkepCtFirst   = "skep_ct_first"
 	ExpireMapSkepEndpoint  = "skep_endpoint"
 	ExpireMapSkepEpName    = "skep_ep_name"
 	ExpireMapSkepFrag      = "skep_frag"
-	ExpireMapSkepLocal     = "skep_local"
 	ExpireMapSkepMetric    = "skep_metric"
 	ExpireMapSkepNode      = "skep_node"
 	ExpireMapSkepOrigin    = "skep_origin"
 	ExpireMapSkepPacket    = "skep_packet"
 	ExpireMapSkepPeer      = "skep_peer"
 	ExpireMapSkepPort      = "skep_port"
-	ExpireMapSkepRange     = "skep_range"
 	ExpireMapSkepRule      = "skep_rule"
 	ExpireMapSkepRuleCount = "skep_rule_count"
 	ExpireMapSkepRuleSlot  = "skep_rule_slot"
@@ -93,24 +91,22 @@ type ExpireProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ExpireMapSpecs struct {
+	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
 	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.MapSpec `ebpf:"skep_class"`
 	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.MapSpec `ebpf:"skep_local"`
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -146,24 +142,22 @@ func (o *ExpireObjects) Close() error {
 //
 // It can be passed to LoadExpireObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ExpireMaps struct {
+	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
 	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.Map `ebpf:"skep_class"`
 	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.Map `ebpf:"skep_local"`
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -175,24 +169,22 @@ type ExpireMaps struct {
 
 func (m *ExpireMaps) Close() error {
 	return _ExpireClose(
+		m.SkepAddr,
 		m.SkepAffinity,
 		m.SkepBackend,
 		m.SkepBlock,
 		m.SkepCidr,
-		m.SkepClass,
 		m.SkepCt,
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
 		m.SkepFrag,
-		m.SkepLocal,
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
-		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

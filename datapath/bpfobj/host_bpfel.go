@@ -16,24 +16,22 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	HostMapSkepAddr           = "skep_addr"
 	HostMapSkepAffinity       = "skep_affinity"
 	HostMapSkepBackend        = "skep_backend"
 	HostMapSkepBlock          = "skep_block"
 	HostMapSkepCidr           = "skep_cidr"
-	HostMapSkepClass          = "skep_class"
 	HostMapSkepCt             = "skep_ct"
 	HostMapSkepCtFirst        = "skep_ct_first"
 	HostMapSkepEndpoint       = "skep_endpoint"
 	HostMapSkepEpName         = "skep_ep_name"
 	HostMapSkepFrag           = "skep_frag"
-	HostMapSkepLocal          = "skep_local"
 	HostMapSkepMetric         = "skep_metric"
 	HostMapSkepNode           = "skep_node"
 	HostMapSkepOrigin         = "skep_origin"
 	HostMapSkepPacket         = "skep_packet"
 	HostMapSkepPeer           = "skep_peer"
 	HostMapSkepPort           = "skep_port"
-	HostMapSkepRange          = "skep_range"
 	HostMapSkepRule           = "skep_rule"
 	HostMapSkepRuleCount      = "skep_rule_count"
 	HostMapSkepRuleSlot       = "skep_rule_slot"
@@ -97,24 +95,22 @@ type HostProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type HostMapSpecs struct {
+	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
 	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.MapSpec `ebpf:"skep_class"`
 	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.MapSpec `ebpf:"skep_local"`
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -154,24 +150,22 @@ func (o *HostObjects) Close() error {
 //
 // It can be passed to LoadHostObjects or ebpf.CollectionSpec.LoadAndAssign.
 type HostMaps struct {
+	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
 	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.Map `ebpf:"skep_class"`
 	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.Map `ebpf:"skep_local"`
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -183,24 +177,22 @@ type HostMaps struct {
 
 func (m *HostMaps) Close() error {
 	return _HostClose(
+		m.SkepAddr,
 		m.SkepAffinity,
 		m.SkepBackend,
 		m.SkepBlock,
 		m.SkepCidr,
-		m.SkepClass,
 		m.SkepCt,
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
 		m.SkepFrag,
-		m.SkepLocal,
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
-		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

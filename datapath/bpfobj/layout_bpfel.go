@@ -26,6 +26,21 @@ type SkepAddr struct {
 	W [4]uint32
 }
 
+type SkepAddress struct {
+	_       structs.HostLayout
+	Class   uint32
+	Ifindex uint32
+	Flags   uint32
+	Macs    [3]uint32
+}
+
+type SkepAddressFlag uint32
+
+const (
+	SkepAddressFlagADDRESS_CLASS       SkepAddressFlag = 1
+	SkepAddressFlagADDRESS_NO_REDIRECT SkepAddressFlag = 2
+)
+
 type SkepAffinity struct {
 	_        structs.HostLayout
 	LastUsed uint64
@@ -144,8 +159,7 @@ type SkepEndpoint struct {
 type SkepEndpointFlag uint32
 
 const (
-	SkepEndpointFlagENDPOINT_POLICY      SkepEndpointFlag = 1
-	SkepEndpointFlagENDPOINT_NO_REDIRECT SkepEndpointFlag = 2
+	SkepEndpointFlagENDPOINT_POLICY SkepEndpointFlag = 1
 )
 
 type SkepEndpointName struct {
@@ -169,14 +183,6 @@ type SkepFragPorts struct {
 	_     structs.HostLayout
 	Sport uint16
 	Dport uint16
-}
-
-type SkepLocal struct {
-	_       structs.HostLayout
-	Ifindex uint32
-	Flags   uint32
-	Mac     [6]uint8
-	HostMac [6]uint8
 }
 
 type SkepMetric struct {
@@ -233,29 +239,11 @@ type SkepPeerKey struct {
 	Class uint32
 }
 
-type SkepPortKey struct {
-	_     structs.HostLayout
-	Set   uint32
-	Port  uint16
-	Proto uint8
-	Kind  uint8
-}
-
-type SkepPortKind uint32
-
-const (
-	SkepPortKindPORT_EXACT           SkepPortKind = 0
-	SkepPortKindPORT_ANY_OF_PROTOCOL SkepPortKind = 1
-	SkepPortKindPORT_ANY             SkepPortKind = 2
-)
-
-type SkepRangeKey struct {
-	_      structs.HostLayout
-	Prefix uint32
-	Set    uint32
-	Proto  uint8
-	Zero   uint8
-	Port   uint16
+type SkepPortSpan struct {
+	_       structs.HostLayout
+	Start   uint32
+	Row     SkepRow
+	Present uint32
 }
 
 type SkepReason uint32
@@ -349,6 +337,8 @@ type SkepSet struct {
 	CompleteClass uint32
 	FirstRule     uint32
 	Rules         uint32
+	FirstPort     uint32
+	Ports         uint32
 	Otherwise     struct {
 		_       structs.HostLayout
 		Id      uint32
@@ -360,9 +350,8 @@ type SkepSet struct {
 type SkepSetFlag uint32
 
 const (
-	SkepSetFlagSET_COMPLETE   SkepSetFlag = 1
-	SkepSetFlagSET_HAS_PORTS  SkepSetFlag = 2
-	SkepSetFlagSET_HAS_RANGES SkepSetFlag = 4
+	SkepSetFlagSET_COMPLETE  SkepSetFlag = 1
+	SkepSetFlagSET_HAS_PORTS SkepSetFlag = 2
 )
 
 type SkepState struct {
@@ -385,24 +374,22 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SkepMapSkepAddr             = "skep_addr"
 	SkepMapSkepAffinity         = "skep_affinity"
 	SkepMapSkepBackend          = "skep_backend"
 	SkepMapSkepBlock            = "skep_block"
 	SkepMapSkepCidr             = "skep_cidr"
-	SkepMapSkepClass            = "skep_class"
 	SkepMapSkepCt               = "skep_ct"
 	SkepMapSkepCtFirst          = "skep_ct_first"
 	SkepMapSkepEndpoint         = "skep_endpoint"
 	SkepMapSkepEpName           = "skep_ep_name"
 	SkepMapSkepFrag             = "skep_frag"
-	SkepMapSkepLocal            = "skep_local"
 	SkepMapSkepMetric           = "skep_metric"
 	SkepMapSkepNode             = "skep_node"
 	SkepMapSkepOrigin           = "skep_origin"
 	SkepMapSkepPacket           = "skep_packet"
 	SkepMapSkepPeer             = "skep_peer"
 	SkepMapSkepPort             = "skep_port"
-	SkepMapSkepRange            = "skep_range"
 	SkepMapSkepRule             = "skep_rule"
 	SkepMapSkepRuleCount        = "skep_rule_count"
 	SkepMapSkepRuleSlot         = "skep_rule_slot"
@@ -411,11 +398,11 @@ const (
 	SkepMapSkepSet              = "skep_set"
 	SkepMapSkepState            = "skep_state"
 	SkepVarSkepEnumAction       = "skep_enum_action"
+	SkepVarSkepEnumAddressFlag  = "skep_enum_address_flag"
 	SkepVarSkepEnumCtFlag       = "skep_enum_ct_flag"
 	SkepVarSkepEnumCtTcp        = "skep_enum_ct_tcp"
 	SkepVarSkepEnumEndpointFlag = "skep_enum_endpoint_flag"
 	SkepVarSkepEnumNodeFlag     = "skep_enum_node_flag"
-	SkepVarSkepEnumPortKind     = "skep_enum_port_kind"
 	SkepVarSkepEnumReason       = "skep_enum_reason"
 	SkepVarSkepEnumSetFlag      = "skep_enum_set_flag"
 	SkepVarSkepEnumStateFlag    = "skep_enum_state_flag"
@@ -470,24 +457,22 @@ type SkepProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SkepMapSpecs struct {
+	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
 	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.MapSpec `ebpf:"skep_class"`
 	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.MapSpec `ebpf:"skep_local"`
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -502,11 +487,11 @@ type SkepMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type SkepVariableSpecs struct {
 	SkepEnumAction       *ebpf.VariableSpec `ebpf:"skep_enum_action"`
+	SkepEnumAddressFlag  *ebpf.VariableSpec `ebpf:"skep_enum_address_flag"`
 	SkepEnumCtFlag       *ebpf.VariableSpec `ebpf:"skep_enum_ct_flag"`
 	SkepEnumCtTcp        *ebpf.VariableSpec `ebpf:"skep_enum_ct_tcp"`
 	SkepEnumEndpointFlag *ebpf.VariableSpec `ebpf:"skep_enum_endpoint_flag"`
 	SkepEnumNodeFlag     *ebpf.VariableSpec `ebpf:"skep_enum_node_flag"`
-	SkepEnumPortKind     *ebpf.VariableSpec `ebpf:"skep_enum_port_kind"`
 	SkepEnumReason       *ebpf.VariableSpec `ebpf:"skep_enum_reason"`
 	SkepEnumSetFlag      *ebpf.VariableSpec `ebpf:"skep_enum_set_flag"`
 	SkepEnumStateFlag    *ebpf.VariableSpec `ebpf:"skep_enum_state_flag"`
@@ -533,24 +518,22 @@ func (o *SkepObjects) Close() error {
 //
 // It can be passed to LoadSkepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SkepMaps struct {
+	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
 	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.Map `ebpf:"skep_class"`
 	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.Map `ebpf:"skep_local"`
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -562,24 +545,22 @@ type SkepMaps struct {
 
 func (m *SkepMaps) Close() error {
 	return _SkepClose(
+		m.SkepAddr,
 		m.SkepAffinity,
 		m.SkepBackend,
 		m.SkepBlock,
 		m.SkepCidr,
-		m.SkepClass,
 		m.SkepCt,
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
 		m.SkepFrag,
-		m.SkepLocal,
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
-		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,
@@ -595,11 +576,11 @@ func (m *SkepMaps) Close() error {
 // It can be passed to LoadSkepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SkepVariables struct {
 	SkepEnumAction       *ebpf.Variable `ebpf:"skep_enum_action"`
+	SkepEnumAddressFlag  *ebpf.Variable `ebpf:"skep_enum_address_flag"`
 	SkepEnumCtFlag       *ebpf.Variable `ebpf:"skep_enum_ct_flag"`
 	SkepEnumCtTcp        *ebpf.Variable `ebpf:"skep_enum_ct_tcp"`
 	SkepEnumEndpointFlag *ebpf.Variable `ebpf:"skep_enum_endpoint_flag"`
 	SkepEnumNodeFlag     *ebpf.Variable `ebpf:"skep_enum_node_flag"`
-	SkepEnumPortKind     *ebpf.Variable `ebpf:"skep_enum_port_kind"`
 	SkepEnumReason       *ebpf.Variable `ebpf:"skep_enum_reason"`
 	SkepEnumSetFlag      *ebpf.Variable `ebpf:"skep_enum_set_flag"`
 	SkepEnumStateFlag    *ebpf.Variable `ebpf:"skep_enum_state_flag"`

@@ -16,24 +16,22 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SockMapSkepAddr           = "skep_addr"
 	SockMapSkepAffinity       = "skep_affinity"
 	SockMapSkepBackend        = "skep_backend"
 	SockMapSkepBlock          = "skep_block"
 	SockMapSkepCidr           = "skep_cidr"
-	SockMapSkepClass          = "skep_class"
 	SockMapSkepCt             = "skep_ct"
 	SockMapSkepCtFirst        = "skep_ct_first"
 	SockMapSkepEndpoint       = "skep_endpoint"
 	SockMapSkepEpName         = "skep_ep_name"
 	SockMapSkepFrag           = "skep_frag"
-	SockMapSkepLocal          = "skep_local"
 	SockMapSkepMetric         = "skep_metric"
 	SockMapSkepNode           = "skep_node"
 	SockMapSkepOrigin         = "skep_origin"
 	SockMapSkepPacket         = "skep_packet"
 	SockMapSkepPeer           = "skep_peer"
 	SockMapSkepPort           = "skep_port"
-	SockMapSkepRange          = "skep_range"
 	SockMapSkepRule           = "skep_rule"
 	SockMapSkepRuleCount      = "skep_rule_count"
 	SockMapSkepRuleSlot       = "skep_rule_slot"
@@ -111,24 +109,22 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
+	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
 	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.MapSpec `ebpf:"skep_class"`
 	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.MapSpec `ebpf:"skep_local"`
 	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
 	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepRange     *ebpf.MapSpec `ebpf:"skep_range"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -168,24 +164,22 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
+	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
 	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
 	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
 	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepClass     *ebpf.Map `ebpf:"skep_class"`
 	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
 	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
 	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
 	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
 	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepLocal     *ebpf.Map `ebpf:"skep_local"`
 	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
 	SkepNode      *ebpf.Map `ebpf:"skep_node"`
 	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepRange     *ebpf.Map `ebpf:"skep_range"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -197,24 +191,22 @@ type SockMaps struct {
 
 func (m *SockMaps) Close() error {
 	return _SockClose(
+		m.SkepAddr,
 		m.SkepAffinity,
 		m.SkepBackend,
 		m.SkepBlock,
 		m.SkepCidr,
-		m.SkepClass,
 		m.SkepCt,
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
 		m.SkepFrag,
-		m.SkepLocal,
 		m.SkepMetric,
 		m.SkepNode,
 		m.SkepOrigin,
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
-		m.SkepRange,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

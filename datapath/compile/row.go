@@ -58,12 +58,10 @@ func (v *vector) or(other vector) {
 	}
 }
 
-func union(vectors ...vector) vector {
-	var out vector
-	for _, v := range vectors {
-		out.or(v)
+func (v vector) clear(bit int) {
+	if bit/64 < len(v) {
+		v[bit/64] &^= 1 << (bit % 64)
 	}
-	return out
 }
 
 func (v vector) row() Row {

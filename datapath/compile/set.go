@@ -3,8 +3,9 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
-	"sort"
+	"slices"
 
 	"skep.dev/skep/datapath"
 )
@@ -18,11 +19,8 @@ type Set struct {
 	Rules         []Rule
 	DefaultRule   datapath.RuleID
 	DefaultAction datapath.Action
-	// HasPorts says that some rule names ports. Only then is Ports filled.
-	HasPorts bool
-	Ports    map[PortKey]Row
-	// Ranges is filled when some rule names a range; keys are prefixes of ports.
-	Ranges map[RangeKey]Row
+	// Ports has a row for every packet when some rule names ports, in order of Start; otherwise it is empty.
+	Ports []PortSpan
 
 	anyPeer vector
 	byAtom  map[datapath.AtomID]vector
@@ -37,31 +35,12 @@ type Rule struct {
 	NextBlock int
 }
 
-// PortKind says which packets a port row is for.
-type PortKind uint8
-
-// Kinds of port rows, from the most specific: the first that exists is used.
-const (
-	// PortExact is one port of one protocol.
-	PortExact PortKind = iota
-	// PortAnyOfProtocol is every other port of a protocol.
-	PortAnyOfProtocol
-	// PortAny is everything else.
-	PortAny
-)
-
-// PortKey names a port row.
-type PortKey struct {
-	Kind     PortKind
-	Protocol datapath.Protocol
-	Port     uint16
-}
-
-// RangeKey names the row of the ports that share their first Bits bits with Port.
-type RangeKey struct {
-	Protocol datapath.Protocol
-	Port     uint16
-	Bits     int
+// PortSpan is a stretch of protocols and ports that the same rules include: from Start to the next span's Start. The first span of
+// a set starts at 0.
+type PortSpan struct {
+	// Start is protocol << 16 | port.
+	Start uint32
+	Row   Row
 }
 
 // NewSet compiles one set.
@@ -85,7 +64,8 @@ func NewSet(s datapath.PolicySet) (*Set, error) {
 			out.byAtom[atom] = v
 		}
 	}
-	if err := out.compilePorts(s.Rules); err != nil {
+	var err error
+	if out.Ports, err = out.portSpans(s.Rules); err != nil {
 		return nil, fmt.Errorf("set %s: %w", s.ID, err)
 	}
 	return out, nil
@@ -145,125 +125,47 @@ func (s *Set) PeerRow(atoms []datapath.AtomID) (Row, bool) {
 	return v.row(), true
 }
 
-// ports collects the rules of one protocol by the ports that they name.
-type ports struct {
-	all    vector
-	exact  map[uint16]vector
-	ranges []portRange
+// portEdge is where a rule starts or stops to include ports.
+type portEdge struct {
+	at    uint32
+	bit   int
+	delta int
 }
 
-type portRange struct {
-	first, last uint16
-	bit         int
-}
-
-func (s *Set) compilePorts(rules []datapath.Rule) error {
-	var anyPort vector
-	protocols := map[datapath.Protocol]*ports{}
+// portSpans goes over the edges of all rules' ports in order. Between two edges all ports are in the same rules.
+func (s *Set) portSpans(rules []datapath.Rule) ([]PortSpan, error) {
+	var included vector
+	var edges []portEdge
 	for i, rule := range rules {
 		bit := s.Rules[i].Bit
 		if rule.AnyPort {
-			anyPort.set(bit)
+			included.set(bit)
 			continue
 		}
-		s.HasPorts = true
 		for _, r := range rule.Ports {
 			if r.First > r.Last {
-				return fmt.Errorf("rule %d: port range %d-%d is empty", rule.ID, r.First, r.Last)
+				return nil, fmt.Errorf("rule %d: port range %d-%d is empty", rule.ID, r.First, r.Last)
 			}
-			if protocols[r.Protocol] == nil {
-				protocols[r.Protocol] = &ports{exact: map[uint16]vector{}}
-			}
-			protocols[r.Protocol].add(r, bit)
+			protocol := uint32(r.Protocol) << 16
+			edges = append(edges, portEdge{protocol + uint32(r.First), bit, 1}, portEdge{protocol + uint32(r.Last) + 1, bit, -1})
 		}
 	}
-	if !s.HasPorts {
-		return nil
+	if !slices.ContainsFunc(rules, func(r datapath.Rule) bool { return !r.AnyPort }) {
+		return nil, nil
 	}
-	s.Ports = map[PortKey]Row{{Kind: PortAny}: anyPort.row()}
-	s.Ranges = map[RangeKey]Row{}
-	for protocol, p := range protocols {
-		p.rows(protocol, anyPort, s)
-	}
-	return nil
-}
-
-func (p *ports) add(r datapath.PortRange, bit int) {
-	switch {
-	case r.First == 0 && r.Last == 65535:
-		p.all.set(bit)
-	case r.First == r.Last:
-		v := p.exact[r.First]
-		v.set(bit)
-		p.exact[r.First] = v
-	default:
-		p.ranges = append(p.ranges, portRange{r.First, r.Last, bit})
-	}
-}
-
-func (p *ports) covering(port uint16) vector {
-	var v vector
-	for _, r := range p.ranges {
-		if r.first <= port && port <= r.last {
-			v.set(r.bit)
+	slices.SortFunc(edges, func(a, b portEdge) int { return cmp.Compare(a.at, b.at) })
+	spans := []PortSpan{{Row: included.row()}}
+	// A rule may include a port by several of its ranges.
+	ranges := make([]int, s.Bits())
+	for i, edge := range edges {
+		if ranges[edge.bit] += edge.delta; ranges[edge.bit] > 0 {
+			included.set(edge.bit)
+		} else {
+			included.clear(edge.bit)
+		}
+		if i+1 == len(edges) || edges[i+1].at != edge.at {
+			spans = append(spans, PortSpan{Start: edge.at, Row: included.row()})
 		}
 	}
-	return v
-}
-
-// rows adds this protocol's rows. Each row is complete by itself: one look-up finds all rules that include the port.
-func (p *ports) rows(protocol datapath.Protocol, anyPort vector, s *Set) {
-	every := union(anyPort, p.all)
-	if p.all != nil {
-		s.Ports[PortKey{Kind: PortAnyOfProtocol, Protocol: protocol}] = every.row()
-	}
-	for port, v := range p.exact {
-		s.Ports[PortKey{Kind: PortExact, Protocol: protocol, Port: port}] = union(every, v, p.covering(port)).row()
-	}
-	for _, span := range p.elementary() {
-		v := p.covering(span.first)
-		if v == nil {
-			continue
-		}
-		row := union(every, v).row()
-		for _, prefix := range prefixes(int(span.first), int(span.last)) {
-			s.Ranges[RangeKey{Protocol: protocol, Port: uint16(prefix.first), Bits: prefix.bits}] = row
-		}
-	}
-}
-
-// elementary cuts the port space at every end of a range: within a piece all ports are in the same ranges.
-func (p *ports) elementary() []portRange {
-	var starts []int
-	for _, r := range p.ranges {
-		starts = append(starts, int(r.first), int(r.last)+1)
-	}
-	sort.Ints(starts)
-	var out []portRange
-	for i := 0; i+1 < len(starts); i++ {
-		if starts[i] != starts[i+1] {
-			out = append(out, portRange{first: uint16(starts[i]), last: uint16(starts[i+1] - 1)})
-		}
-	}
-	return out
-}
-
-type portPrefix struct{ first, bits int }
-
-// prefixes covers first..last with as few aligned powers of two as possible.
-func prefixes(first, last int) []portPrefix {
-	var out []portPrefix
-	for first <= last {
-		bits := 16
-		for bits > 0 {
-			size := 1 << (16 - (bits - 1))
-			if first%size != 0 || first+size-1 > last {
-				break
-			}
-			bits--
-		}
-		out = append(out, portPrefix{first, bits})
-		first += 1 << (16 - bits)
-	}
-	return out
+	return spans, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -16,7 +17,10 @@ import (
 
 // LayoutVersion is part of every pin's name. It changes when a key or value in bpf/skep/types.h changes its meaning, so that an
 // old agent and a new one never misread each other's maps.
-const LayoutVersion = 1
+const LayoutVersion = 2
+
+// ErrLayout is returned when the pins are those of another version of skep. What is pinned stays in force untouched.
+var ErrLayout = errors.New("made by another version of skep with other maps: run that version, or stop the node's pods and remove the directory")
 
 func (o *Objects) loadMaps(options Options) (map[string]*ebpf.Map, error) {
 	spec, err := bpfobj.LoadSkep()
@@ -25,6 +29,9 @@ func (o *Objects) loadMaps(options Options) (map[string]*ebpf.Map, error) {
 	}
 	if options.PinDir != "" {
 		if err := EnsureBPFFS(options.PinDir); err != nil {
+			return nil, err
+		}
+		if err := refuseOtherLayouts(options.PinDir); err != nil {
 			return nil, err
 		}
 	}
@@ -50,13 +57,31 @@ func (o *Objects) loadMaps(options Options) (map[string]*ebpf.Map, error) {
 	return loaded, nil
 }
 
+// refuseOtherLayouts looks for pinned maps of another version: maps made beside them would start empty, flows included.
+func refuseOtherLayouts(pinDir string) error {
+	pins, err := os.ReadDir(pinDir)
+	if err != nil {
+		return fmt.Errorf("list the pins: %w", err)
+	}
+	for _, pin := range pins {
+		mark := strings.LastIndex(pin.Name(), versionMark)
+		if mark >= 0 && pin.Name()[mark:] != versionMark+strconv.Itoa(LayoutVersion) {
+			return fmt.Errorf("%s: %w", filepath.Join(pinDir, pin.Name()), ErrLayout)
+		}
+	}
+	return nil
+}
+
+// versionMark is what a map's pin has between the map's name and the layout version.
+const versionMark = "_v"
+
 // adoptOrMake takes a pinned map as it is, or makes and pins a new one. A pinned map of another size is kept: its content is
 // worth more than the wish.
 func adoptOrMake(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
 	if pinDir == "" {
 		return create(spec)
 	}
-	path := filepath.Join(pinDir, fmt.Sprintf("%s_v%d", spec.Name, LayoutVersion))
+	path := filepath.Join(pinDir, fmt.Sprint(spec.Name, versionMark, LayoutVersion))
 	pinned, err := ebpf.LoadPinnedMap(path, nil)
 	switch {
 	case err == nil:
@@ -78,7 +103,7 @@ func matches(pinned *ebpf.Map, spec *ebpf.MapSpec, path string) error {
 	if pinned.Type() == spec.Type && pinned.KeySize() == spec.KeySize && pinned.ValueSize() == max(spec.ValueSize, 4) {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("pinned map %s was made by another version of skep", path), pinned.Close())
+	return errors.Join(fmt.Errorf("%s: %w", path, ErrLayout), pinned.Close())
 }
 
 func create(spec *ebpf.MapSpec) (*ebpf.Map, error) {

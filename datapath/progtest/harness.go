@@ -71,18 +71,26 @@ func New(t testing.TB, options ...func(*loader.Options)) *Harness {
 		t.Fatalf("load: %+v", err)
 	}
 	t.Cleanup(func() { objects.Close() })
+	h := &Harness{
+		Maps: objects.Maps, Programs: objects.Programs,
+		indexes: map[datapath.EndpointID]int{}, out: make([]byte, 4096),
+	}
+	h.Restart(t)
+	return h
+}
+
+// Restart has another process take over the maps.
+func (h *Harness) Restart(t testing.TB) {
+	t.Helper()
 	// A test's policies follow each other without rest: time stands where bumps need no waiting.
 	now := time.Unix(0, 0)
-	node, err := reconcile.New(objects.Maps, reconcile.Clock{
+	var err error
+	h.Node, err = reconcile.New(h.Maps, reconcile.Clock{
 		Now:   func() time.Time { now = now.Add(time.Second); return now },
 		Sleep: func(time.Duration) {},
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	return &Harness{
-		Maps: objects.Maps, Node: node, Programs: objects.Programs,
-		indexes: map[datapath.EndpointID]int{}, out: make([]byte, 4096),
 	}
 }
 

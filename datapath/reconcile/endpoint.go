@@ -69,11 +69,8 @@ func (n *Node) SetEndpoint(ep datapath.Endpoint) error {
 	}
 	var fresh, inherited []netip.Addr
 	for _, addr := range ep.Addrs {
-		local, taken, err := n.maps.Local.Get(bpfmap.AddrOf(addr))
-		if err != nil {
-			return err
-		}
-		if taken && local.Ifindex == uint32(ep.Ifindex) {
+		owner, taken := n.owners[addr.Unmap()]
+		if taken && owner.Ifindex == ep.Ifindex {
 			continue
 		}
 		fresh = append(fresh, addr)
@@ -89,7 +86,7 @@ func (n *Node) SetEndpoint(ep datapath.Endpoint) error {
 		return err
 	}
 	for _, addr := range ep.Addrs {
-		if err := n.maps.Local.Put(bpfmap.AddrOf(addr), bpfmap.Local(ep)); err != nil {
+		if err := n.setOwner(addr, &ep); err != nil {
 			return err
 		}
 	}
@@ -155,15 +152,11 @@ func (n *Node) DeleteEndpoint(id datapath.EndpointID) error {
 func (n *Node) forget(ep datapath.Endpoint, addrs []netip.Addr, whole bool) error {
 	var gone []netip.Addr
 	for _, addr := range addrs {
-		key := bpfmap.AddrOf(addr)
-		local, ok, err := n.maps.Local.Get(key)
-		if err != nil {
-			return err
-		}
-		if !ok || local.Ifindex != uint32(ep.Ifindex) {
+		owner, ok := n.owners[addr.Unmap()]
+		if !ok || owner.Ifindex != ep.Ifindex {
 			continue
 		}
-		if err := n.maps.Local.Remove(key); err != nil {
+		if err := n.setOwner(addr, nil); err != nil {
 			return err
 		}
 		gone = append(gone, addr)

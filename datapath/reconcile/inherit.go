@@ -17,11 +17,9 @@ import (
 // without the names behind them, which the maps do not hold; so the first policy is written beside what is there, endpoints move
 // over, and only then this is deleted.
 type inheritance struct {
-	sets   map[uint32]bpfobj.SkepSet
-	peers  []bpfobj.SkepPeerKey
-	ports  []bpfobj.SkepPortKey
-	ranges []bpfobj.SkepRangeKey
-	runs   []run
+	sets  map[uint32]bpfobj.SkepSet
+	peers []bpfobj.SkepPeerKey
+	runs  []run
 }
 
 func adoptPolicy(n *Node) (*policy, error) {
@@ -34,10 +32,9 @@ func adoptPolicy(n *Node) (*policy, error) {
 	}
 	sets, err1 := visibleSets(n)
 	peers, err2 := n.maps.Peer.All()
-	ports, err3 := n.maps.Port.All()
-	ranges, err4 := n.maps.Range.All()
-	counters, err5 := adoptCounters(n)
-	if err := errors.Join(err1, err2, err3, err4, err5, p.adoptClasses()); err != nil {
+	ports, err3 := portRows(n, sets)
+	counters, err4 := adoptCounters(n)
+	if err := errors.Join(err1, err2, err3, err4, p.adoptClasses()); err != nil {
 		return nil, err
 	}
 	h := &inheritance{sets: sets}
@@ -46,12 +43,7 @@ func adoptPolicy(n *Node) (*policy, error) {
 		h.peers = append(h.peers, key)
 		used[runOf(row)] = true
 	}
-	for key, row := range ports {
-		h.ports = append(h.ports, key)
-		used[runOf(row)] = true
-	}
-	for key, row := range ranges {
-		h.ranges = append(h.ranges, key)
+	for _, row := range ports {
 		used[runOf(row)] = true
 	}
 	for r := range used {
@@ -60,11 +52,14 @@ func adoptPolicy(n *Node) (*policy, error) {
 		}
 	}
 	// Number 0 is never given out: it is what an endpoint without policy has.
-	numbers, ruleSpace := []run{{0, 1}}, []run{}
+	numbers, ruleSpace, portSpace := []run{{0, 1}}, []run{}, []run{}
 	for number, set := range sets {
 		numbers = append(numbers, run{number, 1})
 		if set.Rules > 0 {
 			ruleSpace = append(ruleSpace, run{set.FirstRule, set.Rules})
+		}
+		if set.Ports > 0 {
+			portSpace = append(portSpace, run{set.FirstPort, set.Ports})
 		}
 	}
 	p.rows = &rowStore{
@@ -73,8 +68,9 @@ func adoptPolicy(n *Node) (*policy, error) {
 	}
 	p.numbers = newExtents(n.maps.Set.Name, n.maps.Set.MaxEntries(), n.clock.Now, numbers)
 	p.ruleSpace = newExtents(n.maps.Rule.Name, n.maps.Rule.MaxEntries(), n.clock.Now, ruleSpace)
+	p.portSpace = newExtents(n.maps.Port.Name, n.maps.Port.MaxEntries(), n.clock.Now, portSpace)
 	p.counters = counters
-	if len(sets)+len(peers)+len(ports)+len(ranges) > 0 {
+	if len(sets)+len(peers) > 0 {
 		p.inherited = h
 	}
 	return p, nil
@@ -90,21 +86,31 @@ func visibleSets(n *Node) (map[uint32]bpfobj.SkepSet, error) {
 	return all, nil
 }
 
+// portRows reads the rows of the sets' port spans.
+func portRows(n *Node, sets map[uint32]bpfobj.SkepSet) ([]bpfobj.SkepRow, error) {
+	var rows []bpfobj.SkepRow
+	for _, set := range sets {
+		for i := range set.Ports {
+			span, _, err := n.maps.Port.Get(set.FirstPort + i)
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, span.Row)
+		}
+	}
+	return rows, nil
+}
+
 func (h *inheritance) remove(p *policy) error {
 	var errs []error
 	for number, set := range h.sets {
 		errs = append(errs, p.node.maps.Set.Put(number, bpfobj.SkepSet{}))
 		p.numbers.rest(run{number, 1})
 		p.ruleSpace.rest(run{set.FirstRule, set.Rules})
+		p.portSpace.rest(run{set.FirstPort, set.Ports})
 	}
 	for _, key := range h.peers {
 		errs = append(errs, p.node.maps.Peer.Remove(key))
-	}
-	for _, key := range h.ports {
-		errs = append(errs, p.node.maps.Port.Remove(key))
-	}
-	for _, key := range h.ranges {
-		errs = append(errs, p.node.maps.Range.Remove(key))
 	}
 	for _, r := range h.runs {
 		p.rows.blocks.rest(r)
@@ -114,12 +120,14 @@ func (h *inheritance) remove(p *policy) error {
 
 // adoptClasses learns which addresses and prefixes have a class.
 func (p *policy) adoptClasses() error {
-	addresses, err := p.node.maps.Class.All()
+	addresses, err := p.node.maps.Address.All()
 	if err != nil {
 		return err
 	}
-	for addr, class := range addresses {
-		p.addresses[bpfmap.Addr(addr)] = class
+	for addr, entry := range addresses {
+		if class, ok := bpfmap.ClassOf(entry); ok {
+			p.addresses[bpfmap.Addr(addr)] = class
+		}
 	}
 	prefixes, err := p.node.maps.CIDR.All()
 	if err != nil {

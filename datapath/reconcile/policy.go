@@ -23,6 +23,7 @@ type policy struct {
 	rows      *rowStore
 	numbers   *extents // of skep_set
 	ruleSpace *extents // of skep_rule
+	portSpace *extents // of skep_port
 	counters  *counters
 	classes   map[compile.ClassKey]uint32
 	addresses map[netip.Addr]uint32
@@ -111,13 +112,19 @@ func (p *policy) checkRoom(c *change, compiled []*compile.Set) error {
 			addresses++
 		}
 	}
+	for addr := range p.node.owners {
+		_, classified := p.addresses[addr]
+		if _, wanted := c.wanted.Addresses[addr]; !classified && !wanted {
+			addresses++
+		}
+	}
 	for prefix := range c.wanted.Prefixes {
 		if _, ok := p.prefixes[prefix]; !ok {
 			prefixes++
 		}
 	}
 	return errors.Join(
-		room(maps.Class.Map, maps.Class.Name, addresses),
+		room(maps.Address.Map, maps.Address.Name, addresses),
 		room(maps.CIDR.Map, maps.CIDR.Name, prefixes),
 	)
 }
@@ -202,23 +209,21 @@ func (p *policy) flip(c *change) error {
 }
 
 func (p *policy) flipAddresses(wanted *compile.Classes) error {
-	maps := p.node.maps
 	for addr, key := range wanted.Addresses {
 		class := p.classes[key]
 		if before, ok := p.addresses[addr]; ok && before == class {
 			continue
 		}
-		if err := maps.Class.Put(bpfmap.AddrOf(addr), class); err != nil {
+		if err := p.node.setClass(addr, &class); err != nil {
 			return err
 		}
-		p.addresses[addr] = class
 	}
 	for prefix, key := range wanted.Prefixes {
 		class := p.classes[key]
 		if before, ok := p.prefixes[prefix]; ok && before == class {
 			continue
 		}
-		if err := maps.CIDR.Put(bpfmap.CIDRKey(prefix), class); err != nil {
+		if err := p.node.maps.CIDR.Put(bpfmap.CIDRKey(prefix), class); err != nil {
 			return err
 		}
 		p.prefixes[prefix] = class
@@ -233,10 +238,9 @@ func (p *policy) flipAddresses(wanted *compile.Classes) error {
 		if _, keep := wanted.Addresses[addr]; keep {
 			continue
 		}
-		if err := maps.Class.Remove(bpfmap.AddrOf(addr)); err != nil {
+		if err := p.node.setClass(addr, nil); err != nil {
 			return err
 		}
-		delete(p.addresses, addr)
 	}
 	return p.dropPrefixes(wanted)
 }

@@ -6,6 +6,7 @@ package reconcile
 
 import (
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type Node struct {
 	state     bpfobj.SkepState
 	bumped    time.Time
 	endpoints map[datapath.EndpointID]datapath.Endpoint
+	owners    map[netip.Addr]datapath.Endpoint // by address; of two endpoints with one address the newer
 	policy    *policy
 	services  map[datapath.Frontend]*liveService
 	retired   []retiredService
@@ -44,6 +46,7 @@ func New(maps *bpfmap.Maps, clock Clock) (*Node, error) {
 	n := &Node{
 		maps: maps, clock: clock,
 		endpoints: map[datapath.EndpointID]datapath.Endpoint{},
+		owners:    map[netip.Addr]datapath.Endpoint{},
 		services:  map[datapath.Frontend]*liveService{},
 	}
 	var err error
@@ -61,6 +64,9 @@ func New(maps *bpfmap.Maps, clock Clock) (*Node, error) {
 	}
 	if err := n.adoptEndpoints(); err != nil {
 		return nil, fmt.Errorf("adopt endpoints: %w", err)
+	}
+	if err := n.adoptOwners(); err != nil {
+		return nil, fmt.Errorf("adopt addresses: %w", err)
 	}
 	if err := n.adoptServices(); err != nil {
 		return nil, fmt.Errorf("adopt services: %w", err)

@@ -21,12 +21,13 @@ type liveSet struct {
 	*compile.Set
 	number    uint32
 	firstRule uint32
+	firstPort uint32
 	// visible says that the header is written.
 	visible bool
 	// peers are the rows by class number.
 	peers map[uint32]*storedRow
-	ports map[compile.PortKey]*storedRow
-	spans map[compile.RangeKey]*storedRow
+	// ports are the rows of the port spans, in their order.
+	ports []*storedRow
 }
 
 // writeSet puts all of a set into the maps but its header: programs do not see it yet. What was written before an error is
@@ -41,35 +42,36 @@ func (p *policy) writeSet(compiled *compile.Set) (*liveSet, error) {
 		p.numbers.give(run{number, 1})
 		return nil, err
 	}
-	s := &liveSet{
-		Set: compiled, number: number, firstRule: firstRule,
-		peers: map[uint32]*storedRow{}, ports: map[compile.PortKey]*storedRow{}, spans: map[compile.RangeKey]*storedRow{},
+	firstPort, err := p.portSpace.take(uint32(len(compiled.Ports)))
+	if err != nil {
+		p.numbers.give(run{number, 1})
+		p.ruleSpace.give(run{firstRule, uint32(compiled.Bits())})
+		return nil, err
 	}
-	maps := p.node.maps
+	s := &liveSet{
+		Set: compiled, number: number, firstRule: firstRule, firstPort: firstPort, peers: map[uint32]*storedRow{},
+	}
 	if err := p.writePeer(s, uint32(noClass), compiled.NoPeer()); err != nil {
 		return s, err
 	}
-	for key, row := range compiled.Ports {
-		stored, err := p.rows.acquire(row)
-		if err != nil {
-			return s, err
-		}
-		s.ports[key] = stored
-		if err := maps.Port.Put(bpfmap.PortKey(number, key), stored.row); err != nil {
-			return s, err
-		}
-	}
-	for key, row := range compiled.Ranges {
-		stored, err := p.rows.acquire(row)
-		if err != nil {
-			return s, err
-		}
-		s.spans[key] = stored
-		if err := maps.Range.Put(bpfmap.RangeKey(number, key), stored.row); err != nil {
-			return s, err
-		}
+	if err := p.writePorts(s); err != nil {
+		return s, err
 	}
 	return s, p.writeRules(s)
+}
+
+func (p *policy) writePorts(s *liveSet) error {
+	for i, span := range s.Ports {
+		stored, err := p.rows.acquire(span.Row)
+		if err != nil {
+			return err
+		}
+		s.ports = append(s.ports, stored)
+		if err := p.node.maps.Port.Put(s.firstPort+uint32(i), bpfmap.PortSpan(span, stored.row)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeRules writes one entry for every bit; bits between tiers have none that is present.
@@ -117,7 +119,7 @@ func (p *policy) addClasses(s *liveSet, classes []compile.ClassKey, atoms map[co
 	if err != nil {
 		return err
 	}
-	header := bpfmap.SetHeader(s.Set, s.firstRule, slot, p.node.state.NextClass)
+	header := bpfmap.SetHeader(s.Set, s.firstRule, s.firstPort, slot, p.node.state.NextClass)
 	if !s.visible {
 		// Entries of an array are not written in one piece: the flags follow when the rest is there.
 		hidden := header
@@ -152,12 +154,7 @@ func (p *policy) removeSet(s *liveSet) error {
 		errs = append(errs, maps.Peer.Remove(bpfobj.SkepPeerKey{Set: s.number, Class: class}))
 		p.rows.release(stored)
 	}
-	for key, stored := range s.ports {
-		errs = append(errs, maps.Port.Remove(bpfmap.PortKey(s.number, key)))
-		p.rows.release(stored)
-	}
-	for key, stored := range s.spans {
-		errs = append(errs, maps.Range.Remove(bpfmap.RangeKey(s.number, key)))
+	for _, stored := range s.ports {
 		p.rows.release(stored)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -166,5 +163,6 @@ func (p *policy) removeSet(s *liveSet) error {
 	}
 	p.numbers.rest(run{s.number, 1})
 	p.ruleSpace.rest(run{s.firstRule, uint32(s.Bits())})
+	p.portSpace.rest(run{s.firstPort, uint32(len(s.Ports))})
 	return nil
 }

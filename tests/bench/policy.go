@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skep.dev/skep/datapath/loader"
 )
 
 const (
@@ -35,7 +37,7 @@ func (c *cluster) benchPolicy(ctx context.Context) error {
 		if _, err := c.client.CoreV1().Pods(ns).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 			return err
 		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join("/sys/fs/bpf/skep", c.name, c.node(i+1), "skep_state_v1"), nil)
+		m, err := ebpf.LoadPinnedMap(filepath.Join("/sys/fs/bpf/skep", c.name, c.node(i+1), fmt.Sprint("skep_state_v", loader.LayoutVersion)), nil)
 		if err != nil {
 			return err
 		}

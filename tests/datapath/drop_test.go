@@ -180,10 +180,17 @@ func TestInternalErrorsAreDropsOfTheirOwn(t *testing.T) {
 			return join(err, h.Maps.Set.Put(b.IngressSet, set))
 		}, bpfobj.SkepReasonSKEP_REASON_ERROR_SET},
 		{"a class that the set does not know", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
-			return h.Maps.Class.Put(bpfmap.AddrOf(podA4), 1<<20)
+			return h.Maps.Address.Put(bpfmap.AddrOf(podA4), bpfmap.WithClass(bpfobj.SkepAddress{}, 1<<20))
 		}, bpfobj.SkepReasonSKEP_REASON_ERROR_CLASS},
 		{"no row for addresses without atoms", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
-			return join(h.Maps.Class.Remove(bpfmap.AddrOf(podA4)), h.Maps.Peer.Remove(bpfobj.SkepPeerKey{Set: b.IngressSet}))
+			return join(h.Maps.Address.Remove(bpfmap.AddrOf(podA4)), h.Maps.Peer.Remove(bpfobj.SkepPeerKey{Set: b.IngressSet}))
+		}, bpfobj.SkepReasonSKEP_REASON_ERROR_ROW},
+		{"a port span that is not there", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
+			set, _, err := h.Maps.Set.Get(b.IngressSet)
+			for i := range set.Ports {
+				err = join(err, h.Maps.Port.Put(set.FirstPort+i, bpfobj.SkepPortSpan{}))
+			}
+			return err
 		}, bpfobj.SkepReasonSKEP_REASON_ERROR_ROW},
 		{"a rule that is not there", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
 			set, _, err := h.Maps.Set.Get(b.IngressSet)

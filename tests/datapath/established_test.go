@@ -4,13 +4,19 @@ package datapath_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/kernel"
+	"skep.dev/skep/datapath/loader"
 )
 
 func expect(t *testing.T, c net.Conn, want string) {
@@ -125,5 +131,26 @@ func TestRestartKeepsEverythingInForce(t *testing.T) {
 	silent(t, conn, "denied")
 	if got := says(a.dial(netip.AddrPortFrom(podB4, 80), short)); got != "timeout" {
 		t.Errorf("after the first policy: %s", got)
+	}
+}
+
+func TestPinsOfAnotherLayoutAreRefused(t *testing.T) {
+	w := newWorld(t, nil)
+	w.stop()
+	made := filepath.Join(w.cfg.PinDir, fmt.Sprint("skep_set_v", loader.LayoutVersion))
+	other := filepath.Join(w.cfg.PinDir, fmt.Sprint("skep_set_v", loader.LayoutVersion-1))
+	must(t, os.Rename(made, other))
+	w.in(w.node, func() error {
+		dp, err := kernel.New(context.Background(), w.cfg)
+		if !errors.Is(err, loader.ErrLayout) {
+			t.Errorf("maps of another version: %v", err)
+		}
+		if err == nil {
+			return dp.Close()
+		}
+		return nil
+	})
+	if _, err := os.Stat(made); err == nil {
+		t.Error("a map was made beside it")
 	}
 }

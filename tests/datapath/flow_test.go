@@ -260,7 +260,7 @@ func TestANewPodInheritsNoFlow(t *testing.T) {
 		t.Errorf("%d flows of the old pod are left", n)
 	}
 	must(t, h.RemoveEndpoint("b"))
-	if _, ok, err := h.Maps.Local.Get(bpfmap.AddrOf(podB4)); !ok || err != nil {
+	if entry, _, err := h.Maps.Address.Get(bpfmap.AddrOf(podB4)); entry.Ifindex == 0 || err != nil {
 		t.Errorf("deleting the old pod took the new one's address (%v)", err)
 	}
 }

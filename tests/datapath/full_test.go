@@ -17,7 +17,7 @@ import (
 
 // TestAPolicyThatDoesNotFitLeavesTheLastOneInForce fills one map after the other.
 func TestAPolicyThatDoesNotFitLeavesTheLastOneInForce(t *testing.T) {
-	for _, name := range []string{"skep_class", "skep_cidr", "skep_set", "skep_peer", "skep_port", "skep_range", "skep_rule", "skep_block"} {
+	for _, name := range []string{"skep_addr", "skep_cidr", "skep_set", "skep_peer", "skep_port", "skep_rule", "skep_block"} {
 		t.Run(name, func(t *testing.T) {
 			h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{name: 16} })
 			must(t, h.Endpoint("a", podA4))
@@ -51,7 +51,7 @@ func fill(t *testing.T, h *progtest.Harness) string {
 	var out string
 	for _, m := range all {
 		switch m.Name {
-		case "skep_class", "skep_cidr", "skep_peer", "skep_port", "skep_range":
+		case "skep_addr", "skep_cidr", "skep_peer":
 			out += fmt.Sprintln(m.Name, m.Entries)
 		}
 	}
@@ -120,4 +120,62 @@ func TestRulesOfManyBlocks(t *testing.T) {
 		must(t, h.Load(p))
 		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 80), true, datapath.RuleID(last+2))
 	}
+}
+
+// TestRulesOfManyPorts gives every rule a port of its own, with a port between them that no rule names.
+func TestRulesOfManyPorts(t *testing.T) {
+	h := judged(t)
+	for _, n := range []int{1, 2, 3, 7, 8, 1000, 16384} {
+		set := datapath.PolicySet{ID: datapath.SetID(fmt.Sprintf("ports-%d", n)), Default: datapath.Deny, DefaultRule: 1}
+		for i := range n {
+			port := uint16(2*i + 100)
+			set.Rules = append(set.Rules, datapath.Rule{ID: datapath.RuleID(i + 2), AnyPeer: true, Ports: tcpPorts(port, port)})
+		}
+		p := open("a", "b")
+		p.Sets[set.ID] = set
+		p.Endpoints["b"] = datapath.EndpointPolicy{Ingress: set.ID, Egress: "open"}
+		must(t, h.Load(p))
+		for _, i := range []int{0, 1, n / 2, n - 2, n - 1} {
+			if i < 0 || i >= n {
+				continue
+			}
+			port := uint16(2*i + 100)
+			verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, port), true, datapath.RuleID(i+2))
+			verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, port-1), false, 1)
+			verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, port+1), false, 1)
+			verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.UDP, port), false, 1)
+		}
+	}
+}
+
+// TestAnInheritedPolicyStaysInForceUntilTheNextIsComplete has a process take over and fail with its first policy.
+func TestAnInheritedPolicyStaysInForceUntilTheNextIsComplete(t *testing.T) {
+	h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{"skep_peer": 16} })
+	must(t, h.Endpoint("a", podA4))
+	must(t, h.Endpoint("b", podB4))
+	p := open("a", "b")
+	p.Sets["in"] = datapath.PolicySet{ID: "in", Default: datapath.Deny, DefaultRule: 9, Rules: []datapath.Rule{
+		{ID: 1, AnyPeer: true, Ports: tcpPorts(80, 80)}, {ID: 2, AnyPeer: true, Ports: tcpPorts(8000, 8999)},
+	}}
+	p.Endpoints["b"] = datapath.EndpointPolicy{Ingress: "in", Egress: "open"}
+	must(t, h.Load(p))
+	inForce := func() {
+		t.Helper()
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 80), true, 1)
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 8999), true, 2)
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 9000), false, 9)
+	}
+	inForce()
+	h.Restart(t)
+	inForce()
+	if err := h.Load(big()); !errors.Is(err, bpfmap.ErrFull) {
+		t.Fatalf("the big policy: %v", err)
+	}
+	inForce()
+	must(t, h.Load(p))
+	inForce()
+
+	h.Restart(t)
+	must(t, h.RemoveEndpoint("b"))
+	send(t, h, "a", tcp4(), bpfobj.SkepReasonSKEP_REASON_TO_STACK)
 }

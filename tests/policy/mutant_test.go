@@ -18,9 +18,10 @@ var mutateFlag = flag.Bool("mutate", false, "check that the tests notice each of
 // go command compiles a changed copy in their place.
 var mutants = []struct{ what, file, line, broken string }{
 	{"rules for any peer are left out of the rows of known classes", "datapath/compile/set.go", "v.or(s.anyPeer)", "v.or(nil)"},
-	{"a whole protocol is no port of its own", "datapath/compile/set.go", "every := union(anyPort, p.all)", "every := union(anyPort)"},
-	{"a single port forgets the ranges around it", "datapath/compile/set.go", "union(every, v, p.covering(port))", "union(every, v)"},
-	{"ranges end one too late", "datapath/compile/set.go", "first: uint16(starts[i]), last: uint16(starts[i+1] - 1)", "first: uint16(starts[i]), last: uint16(min(starts[i+1], 65535))"},
+	{"protocols run into each other", "datapath/compile/set.go", "protocol := uint32(r.Protocol) << 16", "protocol := uint32(0)"},
+	{"the end of one range ends a rule's others", "datapath/compile/set.go", "ranges[edge.bit] > 0 {", "edge.delta > 0 {"},
+	{"ranges end one too late", "datapath/compile/set.go", "uint32(r.Last) + 1, bit", "uint32(r.Last) + 2, bit"},
+	{"rules for any port do not hold beside rules with ports", "datapath/compile/set.go", "included.set(bit)\n\t\t\tcontinue", "continue"},
 	{"exceptions are ignored", "datapath/compile/class.go", "return slices.Contains(out, id)", "return false && slices.Contains(out, id)"},
 	{"::/0 contains IPv4", "datapath/compile/class.go", "c.Prefixes[v4] = NoClass", "_ = v4"},
 	{"blocks do not hold for pods", "datapath/compile/class.go", "slices.Concat(atoms, cidrs.atomsOf(addr))", "slices.Concat(atoms, nil)"},

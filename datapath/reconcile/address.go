@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"net/netip"
+	"slices"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/bpfobj"
+)
+
+// An address has one entry, which says two things: which pod of this node has it (Node.owners) and which class policy puts it into
+// (policy.addresses). Either can change without the other, so the entry is always written from both.
+
+// adoptOwners learns which endpoint has which address. It follows the adoption of endpoints and of policy.
+func (n *Node) adoptOwners() error {
+	entries, err := n.maps.Address.All()
+	if err != nil {
+		return err
+	}
+	byIndex := map[uint32]datapath.Endpoint{}
+	for _, ep := range n.endpoints {
+		byIndex[uint32(ep.Ifindex)] = ep
+	}
+	for key, entry := range entries {
+		if entry.Ifindex == 0 {
+			continue
+		}
+		addr := bpfmap.Addr(key)
+		if ep, known := byIndex[entry.Ifindex]; known && slices.Contains(ep.Addrs, addr) {
+			n.owners[addr] = ep
+		} else if err := n.writeAddress(addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setOwner gives an address to an endpoint, or with nil to nobody.
+func (n *Node) setOwner(addr netip.Addr, ep *datapath.Endpoint) error {
+	return setFact(n, n.owners, addr, ep)
+}
+
+// setClass puts an address into a class, or with nil leaves it to the prefixes.
+func (n *Node) setClass(addr netip.Addr, class *uint32) error {
+	return setFact(n, n.policy.addresses, addr, class)
+}
+
+// setFact changes one of the two facts about an address and writes the entry; what could not be written has not changed.
+func setFact[V any](n *Node, facts map[netip.Addr]V, addr netip.Addr, fact *V) error {
+	addr = addr.Unmap()
+	before, had := facts[addr]
+	if fact != nil {
+		facts[addr] = *fact
+	} else {
+		delete(facts, addr)
+	}
+	err := n.writeAddress(addr)
+	switch {
+	case err == nil:
+	case had:
+		facts[addr] = before
+	default:
+		delete(facts, addr)
+	}
+	return err
+}
+
+// writeAddress makes an address's entry say what is known of it, in one write.
+func (n *Node) writeAddress(addr netip.Addr) error {
+	var entry bpfobj.SkepAddress
+	owner, owned := n.owners[addr]
+	if owned {
+		entry = bpfmap.Address(owner)
+	}
+	class, classified := n.policy.addresses[addr]
+	if classified {
+		entry = bpfmap.WithClass(entry, class)
+	}
+	if !owned && !classified {
+		return n.maps.Address.Remove(bpfmap.AddrOf(addr))
+	}
+	return n.maps.Address.Put(bpfmap.AddrOf(addr), entry)
+}
