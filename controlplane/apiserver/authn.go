@@ -51,8 +51,8 @@ func applyAuthentication(config *genericapiserver.Config, authority *cert.Author
 	verify := func() (x509.VerifyOptions, bool) { return ca.VerifyOptions() }
 	proxy := headerrequest.NewDynamicVerifyOptionsSecure(verify, allowed, userHeaders, uidHeaders, groupHeaders, extraHeaders)
 	chain := []authenticator.Request{
-		proxy,
-		x509request.NewDynamic(verify, x509request.CommonNameUserConversion),
+		withHeader(userHeaders[0], proxy),
+		verifiedOnce(x509request.NewDynamic(verify, x509request.CommonNameUserConversion)),
 		bearertoken.New(tokens),
 		websocket.NewProtocolAuthenticator(tokens),
 	}
