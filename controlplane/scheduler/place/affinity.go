@@ -4,6 +4,7 @@ package place
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,7 @@ type affinityTerm struct {
 	weight            int64
 	// needs is empty when the term means pods of several namespaces.
 	needs []fact
+	query string // names what the term selects; empty when that depends on labels of namespaces
 }
 
 // affinityTerms are a pod's wishes about other pods.
@@ -28,9 +30,7 @@ type affinityTerms struct {
 	preferred, preferredAnti []affinityTerm
 }
 
-func (a *affinityTerms) any() bool {
-	return len(a.required)+len(a.requiredAnti)+len(a.preferred)+len(a.preferredAnti) > 0
-}
+func (a *affinityTerms) prefers() bool { return len(a.preferred)+len(a.preferredAnti) > 0 }
 
 func readAffinity(pod *corev1.Pod) affinityTerms {
 	var out affinityTerms
@@ -76,6 +76,9 @@ func readTerm(pod *corev1.Pod, t *corev1.PodAffinityTerm, weight int64) affinity
 	} else if len(out.namespaces) == 0 {
 		out.namespaces = []string{pod.Namespace}
 	}
+	if out.namespaceSelector == nil {
+		out.query = "any/" + strings.Join(out.namespaces, ",") + "/" + out.selector.String()
+	}
 	if len(out.namespaces) == 1 && out.namespaceSelector == nil {
 		out.needs = needs(out.selector, out.namespaces[0])
 	}
@@ -106,92 +109,124 @@ func (t *affinityTerm) selects(s *Snapshot, pod *corev1.Pod) bool {
 	return t.namespaceSelector != nil && t.namespaceSelector.Matches(s.Namespaces[pod.Namespace])
 }
 
-// domain is one value of one topology key.
-type domain struct{ key, value string }
-
 // podAffinity is the filter of required affinity and anti-affinity, of the new pod and of those that run.
 func podAffinity(s *Snapshot, p *Pod) check {
 	a := &p.affinity
 	if len(a.required) == 0 && len(a.requiredAnti) == 0 && s.antiAffinity == 0 {
 		return nil
 	}
-	near := make([]map[string]int, len(a.required))
-	far := make([]map[string]int, len(a.requiredAnti))
-	matched := false
-	for i := range near {
-		near[i] = a.required[i].domains(s)
-		matched = matched || len(near[i]) > 0
-	}
-	for i := range far {
-		far[i] = a.requiredAnti[i].domains(s)
-	}
-	refusing := refusingDomains(s, p)
+	near, far := areas(s, a.required), areas(s, a.requiredAnti)
 	// The first pod of a group that wants to be near its own kind may go anywhere.
-	first := !matched && slices.IndexFunc(a.required, func(t affinityTerm) bool { return !t.selects(s, p.API) }) < 0
-	return func(n *Node) []string {
-		if !nearEnough(a.required, near, n, first) {
-			return []string{"node(s) didn't match pod affinity rules"}
-		}
-		for i := range a.requiredAnti {
-			if value, ok := n.API.Labels[a.requiredAnti[i].key]; ok && far[i][value] > 0 {
-				return []string{"node(s) didn't match pod anti-affinity rules"}
+	first := !slices.ContainsFunc(near, func(r area) bool { return r.any }) &&
+		!slices.ContainsFunc(a.required, func(t affinityTerm) bool { return !t.selects(s, p.API) })
+	refusing := refusingAreas(s, p)
+	apart := []string{"node(s) didn't match pod affinity rules"}
+	tooNear := []string{"node(s) didn't match pod anti-affinity rules"}
+	unwanted := []string{"node(s) didn't satisfy existing pods anti-affinity rules"}
+	return func(i int, _ *Node) []string {
+		for k := range near {
+			if near[k].domains[i] == unlabelled || !near[k].has(i) && !first {
+				return apart
 			}
 		}
-		for d := range refusing {
-			if value, ok := n.API.Labels[d.key]; ok && value == d.value {
-				return []string{"node(s) didn't satisfy existing pods anti-affinity rules"}
+		for k := range far {
+			if far[k].has(i) {
+				return tooNear
+			}
+		}
+		for k := range refusing {
+			if refusing[k].has(i) {
+				return unwanted
 			}
 		}
 		return nil
 	}
 }
 
-func nearEnough(terms []affinityTerm, near []map[string]int, n *Node, first bool) bool {
-	for i := range terms {
-		value, ok := n.API.Labels[terms[i].key]
-		if !ok || near[i][value] == 0 && !first {
-			return false
-		}
-	}
-	return true
+// area is a set of domains of one key.
+type area struct {
+	domains []int32 // of each node of the snapshot
+	in      []bool  // by domain
+	any     bool
 }
 
-// domains counts the pods that the term selects, by the value of its key.
-func (t *affinityTerm) domains(s *Snapshot) map[string]int {
-	out := map[string]int{}
-	for _, n := range s.Nodes {
-		if !n.facts.may(t.needs) {
-			continue
-		}
-		value, ok := n.API.Labels[t.key]
-		if !ok {
-			continue
-		}
-		for _, other := range n.Pods {
-			if t.selects(s, other.API) {
-				out[value]++
+func newArea(s *Snapshot, key string) area {
+	t, domains := s.topology(key)
+	return area{domains: domains, in: make([]bool, len(t.values))}
+}
+
+// add puts the domain of the i-th node in; a node without the label is in none.
+func (r *area) add(i int) {
+	if domain := r.domains[i]; domain != unlabelled {
+		r.in[domain], r.any = true, true
+	}
+}
+
+func (r *area) has(i int) bool { return r.domains[i] != unlabelled && r.in[r.domains[i]] }
+
+// areas are where the pods run that each of the terms selects.
+func areas(s *Snapshot, terms []affinityTerm) []area {
+	out := make([]area, len(terms))
+	for k := range terms {
+		t := &terms[k]
+		out[k] = newArea(s, t.key)
+		for i, count := range s.tally(t.query, func(n *Node) int32 { return t.count(s, n) }) {
+			if count > 0 {
+				out[k].add(i)
 			}
 		}
 	}
 	return out
 }
 
-// refusingDomains are those where a running pod's required anti-affinity keeps p away.
-func refusingDomains(s *Snapshot, p *Pod) map[domain]bool {
+// count counts the pods of a node that the term selects.
+func (t *affinityTerm) count(s *Snapshot, n *Node) int32 {
+	if !n.facts.may(t.needs) {
+		return 0
+	}
+	var count int32
+	for _, other := range n.Pods {
+		if t.selects(s, other.API) {
+			count++
+		}
+	}
+	return count
+}
+
+// refusingAreas are where a running pod's required anti-affinity keeps p away.
+func refusingAreas(s *Snapshot, p *Pod) []area {
 	if s.antiAffinity == 0 {
 		return nil
 	}
-	out := map[domain]bool{}
-	for _, n := range s.Nodes {
-		if n.antiAffinity == 0 {
-			continue
+	// The labels of namespaces matter, too; they are the same in all snapshots that share a memo.
+	kind := p.API.Namespace + "/" + labels.Set(p.API.Labels).String()
+	refusals := recall(s.memo.refusals, kind, func() *column[[]string] { return new(column[[]string]) })
+	var keys []string
+	var out []area
+	for i, refused := range refusals.fill(s.Nodes, func(n *Node) []string { return n.refusedKeys(s, p.API) }) {
+		for _, key := range refused {
+			at := slices.Index(keys, key)
+			if at < 0 {
+				at = len(keys)
+				keys, out = append(keys, key), append(out, newArea(s, key))
+			}
+			out[at].add(i)
 		}
-		for _, other := range n.Pods {
-			for i := range other.affinity.requiredAnti {
-				t := &other.affinity.requiredAnti[i]
-				if value, ok := n.API.Labels[t.key]; ok && t.selects(s, p.API) {
-					out[domain{t.key, value}] = true
-				}
+	}
+	return out
+}
+
+// refusedKeys are the topology keys of the required anti-affinity that the node's pods have towards pod.
+func (n *Node) refusedKeys(s *Snapshot, pod *corev1.Pod) []string {
+	if n.antiAffinity == 0 {
+		return nil
+	}
+	var out []string
+	for _, other := range n.Pods {
+		for i := range other.affinity.requiredAnti {
+			t := &other.affinity.requiredAnti[i]
+			if !slices.Contains(out, t.key) && t.selects(s, pod) {
+				out = append(out, t.key)
 			}
 		}
 	}
@@ -202,37 +237,50 @@ func refusingDomains(s *Snapshot, p *Pod) map[domain]bool {
 type podPreference struct{}
 
 func (podPreference) score(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
-	if len(p.affinity.preferred)+len(p.affinity.preferredAnti) == 0 && s.affinity == 0 {
+	asks := p.affinity.prefers()
+	if !asks && s.affinity == 0 {
 		return
 	}
-	wishes := map[domain]int64{}
-	add := func(terms []affinityTerm, of *corev1.Pod, at *Node, sign int64) {
-		for i := range terms {
-			if value, ok := at.API.Labels[terms[i].key]; ok && terms[i].selects(s, of) {
-				wishes[domain{terms[i].key, value}] += sign * terms[i].weight
+	wishes := map[string]*wish{}
+	add := func(terms []affinityTerm, of *corev1.Pod, at int, sign int64) {
+		for k := range terms {
+			t := &terms[k]
+			if !t.selects(s, of) {
+				continue
+			}
+			w := wishes[t.key]
+			if w == nil {
+				w = newWish(s, t.key)
+				wishes[t.key] = w
+			}
+			if domain := w.domains[at]; domain != unlabelled {
+				w.weights[domain] += sign * t.weight
 			}
 		}
 	}
-	asks := len(p.affinity.preferred)+len(p.affinity.preferredAnti) > 0
-	for _, n := range s.Nodes {
+	for at, n := range s.Nodes {
 		if !asks && n.affinity == 0 {
 			continue
 		}
 		for _, other := range n.Pods {
-			add(p.affinity.preferred, other.API, n, 1)
-			add(p.affinity.preferredAnti, other.API, n, -1)
-			add(other.affinity.preferred, p.API, n, 1)
-			add(other.affinity.preferredAnti, p.API, n, -1)
+			add(p.affinity.preferred, other.API, at, 1)
+			add(p.affinity.preferredAnti, other.API, at, -1)
+			add(other.affinity.preferred, p.API, at, 1)
+			add(other.affinity.preferredAnti, p.API, at, -1)
 		}
 	}
 	if len(wishes) == 0 {
 		return
 	}
 	var least int64
+	at := 0
 	for i, n := range nodes {
-		for d, weight := range wishes {
-			if n.API.Labels[d.key] == d.value {
-				out[i] += weight
+		for s.Nodes[at] != n { // nodes is s.Nodes with some left out
+			at++
+		}
+		for _, w := range wishes {
+			if domain := w.domains[at]; domain != unlabelled {
+				out[i] += w.weights[domain]
 			}
 		}
 		least = min(least, out[i])
@@ -241,4 +289,15 @@ func (podPreference) score(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
 		out[i] -= least
 	}
 	normalize(out, false)
+}
+
+// wish adds up how much a pod wants to be in each domain of one key.
+type wish struct {
+	domains []int32 // of each node of the snapshot
+	weights []int64 // by domain
+}
+
+func newWish(s *Snapshot, key string) *wish {
+	t, domains := s.topology(key)
+	return &wish{domains: domains, weights: make([]int64, len(t.values))}
 }

@@ -16,7 +16,7 @@ func unschedulable(_ *Snapshot, p *Pod) check {
 		return nil
 	}
 	why := []string{"node(s) were unschedulable"}
-	return func(n *Node) []string {
+	return func(_ int, n *Node) []string {
 		if n.cordoned {
 			return why
 		}
@@ -30,7 +30,7 @@ func nodeName(_ *Snapshot, p *Pod) check {
 		return nil
 	}
 	why := []string{"node(s) didn't match the requested node name"}
-	return func(n *Node) []string {
+	return func(_ int, n *Node) []string {
 		if n.API.Name != p.API.Spec.NodeName {
 			return why
 		}
@@ -40,7 +40,7 @@ func nodeName(_ *Snapshot, p *Pod) check {
 
 // taints refuses nodes with a taint that keeps the pod away.
 func taints(_ *Snapshot, p *Pod) check {
-	return func(n *Node) []string {
+	return func(_ int, n *Node) []string {
 		for i := range n.taints {
 			t := &n.taints[i]
 			if t.Effect == corev1.TaintEffectPreferNoSchedule || tolerates(p.API.Spec.Tolerations, t) {
@@ -68,7 +68,7 @@ func nodeAffinity(_ *Snapshot, p *Pod) check {
 		return nil
 	}
 	why := []string{"node(s) didn't match Pod's node affinity/selector"}
-	return func(n *Node) []string {
+	return func(_ int, n *Node) []string {
 		// An unreadable term matches nothing; the API refuses it anyway.
 		if ok, err := p.required.Match(n.API); !ok || err != nil {
 			return why
@@ -83,7 +83,7 @@ func hostPorts(_ *Snapshot, p *Pod) check {
 		return nil
 	}
 	why := []string{"node(s) didn't have free ports for the requested pod ports"}
-	return func(n *Node) []string {
+	return func(_ int, n *Node) []string {
 		for taken := range n.ports {
 			for _, wanted := range p.Ports {
 				if wanted.collides(taken) {

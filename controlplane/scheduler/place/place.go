@@ -15,8 +15,8 @@ import (
 
 const maxScore = 100
 
-// check says why a pod cannot run on a node; nothing when it can.
-type check func(*Node) []string
+// check says why a pod cannot run on a node, the snapshot's i-th; nothing when it can.
+type check func(i int, n *Node) []string
 
 // filter prepares its check for one pod; nil means that it does not concern this pod. A filter that can already tell
 // that no node will do returns a check that says so for each.
@@ -29,7 +29,7 @@ var filters = []filter{
 	taints,
 	nodeAffinity,
 	hostPorts,
-	func(_ *Snapshot, p *Pod) check { return func(n *Node) []string { return fits(p, n) } },
+	func(_ *Snapshot, p *Pod) check { return func(_ int, n *Node) []string { return fits(p, n) } },
 	topologySpread,
 	podAffinity,
 }
@@ -72,6 +72,8 @@ func (u *Unfit) Error() string {
 
 // Decide picks the best node for p. Ties are broken by random, so that equal nodes share the load. The error is *Unfit.
 func Decide(s *Snapshot, p *Pod, random *rand.Rand) (*Node, error) {
+	s.memo.mu.Lock()
+	defer s.memo.mu.Unlock()
 	room := rooms.Get().(*room)
 	defer rooms.Put(room)
 	feasible, unfit := filterNodes(s, p, room.nodes[:0])
@@ -118,8 +120,8 @@ func filterNodes(s *Snapshot, p *Pod, feasible []*Node) ([]*Node, *Unfit) {
 		}
 	}
 	var unfit *Unfit
-	for _, n := range s.Nodes {
-		why := refused(checks, n)
+	for i, n := range s.Nodes {
+		why := refused(checks, i, n)
 		if why == nil {
 			feasible = append(feasible, n)
 			continue
@@ -137,9 +139,9 @@ func filterNodes(s *Snapshot, p *Pod, feasible []*Node) ([]*Node, *Unfit) {
 	return feasible, unfit
 }
 
-func refused(checks []check, n *Node) []string {
+func refused(checks []check, i int, n *Node) []string {
 	for _, c := range checks {
-		if why := c(n); len(why) > 0 {
+		if why := c(i, n); len(why) > 0 {
 			return why
 		}
 	}

@@ -19,14 +19,16 @@ type Snapshot struct {
 	Nodes []*Node
 	// Namespaces gives the labels of each namespace, for affinity terms that select namespaces.
 	Namespaces map[string]labels.Set
-	// antiAffinity counts the pods with required anti-affinity on all nodes; affinity those with any pod affinity.
+	// antiAffinity counts the pods with required anti-affinity on all nodes; affinity those that prefer to be near or
+	// far from others.
 	// While both are zero, nobody need look for such pods.
 	antiAffinity, affinity int
+	memo                   *memo
 }
 
 // NewSnapshot makes a Snapshot of nodes, which it keeps.
 func NewSnapshot(nodes []*Node, namespaces map[string]labels.Set) *Snapshot {
-	s := &Snapshot{Nodes: nodes, Namespaces: namespaces}
+	s := &Snapshot{Nodes: nodes, Namespaces: namespaces, memo: newMemo()}
 	for _, n := range nodes {
 		s.antiAffinity += n.antiAffinity
 		s.affinity += n.affinity
@@ -81,6 +83,7 @@ func NewPod(pod *corev1.Pod) *Pod {
 
 // Node is a node with its pods.
 type Node struct {
+	version     version
 	API         *corev1.Node
 	Allocatable Resources
 	MaxPods     int
@@ -108,6 +111,7 @@ func NewNode(node *corev1.Node) *Node {
 }
 
 func (n *Node) describe(node *corev1.Node) {
+	n.version = nextVersion()
 	n.API = node
 	n.zone = node.Labels[corev1.LabelTopologyZone]
 	n.cordoned = node.Spec.Unschedulable
@@ -150,6 +154,7 @@ func (n *Node) Without(uid types.UID) *Node {
 // count returns a copy with p's share added or taken away.
 func (n *Node) count(p *Pod, sign int) *Node {
 	c := *n
+	c.version = nextVersion()
 	c.Used = n.Used.plus(p.Requests, int64(sign))
 	c.UseCPU += int64(sign) * p.UseCPU
 	c.UseMemory += int64(sign) * p.UseMemory
@@ -162,7 +167,7 @@ func (n *Node) count(p *Pod, sign int) *Node {
 	if len(p.affinity.requiredAnti) > 0 {
 		c.antiAffinity += sign
 	}
-	if p.affinity.any() {
+	if p.affinity.prefers() {
 		c.affinity += sign
 	}
 	return &c

@@ -3,6 +3,8 @@
 package place
 
 import (
+	"math"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -20,6 +22,7 @@ type spreadConstraint struct {
 	honourTaints    bool
 	selectsTheirOwn bool // the pod itself matches the selector
 	needs           []fact
+	query           string // names what matching counts
 }
 
 func spreadConstraints(pod *corev1.Pod) []spreadConstraint {
@@ -39,6 +42,7 @@ func spreadConstraints(pod *corev1.Pod) []spreadConstraint {
 			honourTaints:    c.NodeTaintsPolicy != nil && *c.NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor,
 			selectsTheirOwn: selector.Matches(labels.Set(pod.Labels)),
 			needs:           needs(selector, pod.Namespace),
+			query:           "live/" + pod.Namespace + "/" + selector.String(),
 		}
 		if c.MinDomains != nil {
 			sc.minDomains = int(*c.MinDomains)
@@ -48,30 +52,54 @@ func spreadConstraints(pod *corev1.Pod) []spreadConstraint {
 	return out
 }
 
-// counts gives the number of matching pods in each domain that the pod could use, empty ones included.
-func (c *spreadConstraint) counts(s *Snapshot, p *Pod) map[string]int {
-	tainted := taints(s, p)
-	out := map[string]int{}
-	for _, n := range s.Nodes {
-		domain, ok := n.API.Labels[c.key]
-		if !ok {
-			continue
-		}
-		if c.honourAffinity {
-			if ok, err := p.required.Match(n.API); !ok || err != nil {
-				continue
-			}
-		}
-		if c.honourTaints && tainted(n) != nil {
-			continue
-		}
-		out[domain] += c.matching(n, p.API.Namespace)
-	}
-	return out
+// crowding is how full the domains of a constraint are.
+type crowding struct {
+	domains []int32 // of each node of the snapshot
+	counts  []int32 // matching pods by domain; absent for domains that the pod could not use
+	usable  int     // number of domains that it could
 }
 
-func (c *spreadConstraint) matching(n *Node, namespace string) int {
-	count := 0
+const absent = -1
+
+// of counts the pods of a domain.
+func (w *crowding) of(domain int32) int { return int(max(0, w.counts[domain])) }
+
+// crowding counts the matching pods in each domain that the pod could use, empty ones included.
+func (c *spreadConstraint) crowding(s *Snapshot, p *Pod) crowding {
+	t, domains := s.topology(c.key)
+	w := crowding{domains: domains, counts: make([]int32, len(t.values))}
+	for i := range w.counts {
+		w.counts[i] = absent
+	}
+	matching := s.tally(c.query, func(n *Node) int32 { return c.matching(n, p.API.Namespace) })
+	fits := c.eligible(s, p)
+	for i, domain := range domains {
+		if domain == unlabelled || !fits(i) {
+			continue
+		}
+		if w.counts[domain] == absent {
+			w.counts[domain] = 0
+			w.usable++
+		}
+		w.counts[domain] += matching[i]
+	}
+	return w
+}
+
+// eligible tells whether the pod could use the i-th node, as far as the constraint asks.
+func (c *spreadConstraint) eligible(s *Snapshot, p *Pod) func(i int) bool {
+	var checks []check
+	if affine := nodeAffinity(s, p); c.honourAffinity && affine != nil {
+		checks = append(checks, affine)
+	}
+	if c.honourTaints {
+		checks = append(checks, taints(s, p))
+	}
+	return func(i int) bool { return len(checks) == 0 || refused(checks, i, s.Nodes[i]) == nil }
+}
+
+func (c *spreadConstraint) matching(n *Node, namespace string) int32 {
+	var count int32
 	if !n.facts.may(c.needs) {
 		return 0
 	}
@@ -85,34 +113,34 @@ func (c *spreadConstraint) matching(n *Node, namespace string) int {
 
 // topologySpread is the filter for constraints with whenUnsatisfiable: DoNotSchedule.
 func topologySpread(s *Snapshot, p *Pod) check {
-	type domains struct {
-		spreadConstraint
-		counts map[string]int
-		lowest int
+	type limit struct {
+		crowding
+		most int // pods that a domain may have before this one comes
 	}
-	var hard []domains
+	var hard []limit
 	for _, c := range p.spread {
-		if c.hard {
-			counts := c.counts(s, p)
-			hard = append(hard, domains{c, counts, lowest(counts, c.minDomains)})
+		if !c.hard {
+			continue
 		}
+		w := c.crowding(s, p)
+		most := w.lowest(c.minDomains) + c.maxSkew
+		if c.selectsTheirOwn {
+			most--
+		}
+		hard = append(hard, limit{w, most})
 	}
 	if len(hard) == 0 {
 		return nil
 	}
 	skewed := []string{"node(s) didn't match pod topology spread constraints"}
-	unlabelled := []string{"node(s) didn't match pod topology spread constraints (missing required label)"}
-	return func(n *Node) []string {
-		for _, c := range hard {
-			domain, ok := n.API.Labels[c.key]
-			if !ok {
-				return unlabelled
+	missing := []string{"node(s) didn't match pod topology spread constraints (missing required label)"}
+	return func(i int, _ *Node) []string {
+		for k := range hard {
+			domain := hard[k].domains[i]
+			if domain == unlabelled {
+				return missing
 			}
-			after := c.counts[domain]
-			if c.selectsTheirOwn {
-				after++
-			}
-			if after-c.lowest > c.maxSkew {
+			if hard[k].of(domain) > hard[k].most {
 				return skewed
 			}
 		}
@@ -121,17 +149,17 @@ func topologySpread(s *Snapshot, p *Pod) check {
 }
 
 // lowest is the global minimum; with fewer domains than minDomains it counts as zero.
-func lowest(counts map[string]int, minDomains int) int {
-	if len(counts) < minDomains || len(counts) == 0 {
+func (w *crowding) lowest(minDomains int) int {
+	if w.usable < minDomains || w.usable == 0 {
 		return 0
 	}
-	least := -1
-	for _, n := range counts {
-		if least < 0 || n < least {
-			least = n
+	least := int32(math.MaxInt32)
+	for _, n := range w.counts {
+		if n != absent {
+			least = min(least, n)
 		}
 	}
-	return least
+	return int(least)
 }
 
 // spreadPreference prefers domains with fewer pods: by the pod's own soft constraints, or without any constraints by
@@ -145,15 +173,18 @@ func (spreadPreference) score(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
 			continue
 		}
 		soft = true
-		counts := c.counts(s, p)
+		w := c.crowding(s, p)
+		at := 0
 		for i, n := range nodes {
+			for s.Nodes[at] != n { // nodes is s.Nodes with some left out
+				at++
+			}
 			// A node without the label is worse than the fullest domain.
-			domain, ok := n.API.Labels[c.key]
-			if !ok {
+			if w.domains[at] == unlabelled {
 				out[i] += int64(len(s.Nodes) + 1)
 				continue
 			}
-			out[i] += int64(counts[domain])
+			out[i] += int64(w.of(w.domains[at]))
 		}
 	}
 	switch {
@@ -174,8 +205,9 @@ const (
 func spreadOwner(s *Snapshot, p *Pod, nodes []*Node, out []int64) {
 	zones := map[string]int64{}
 	next := 0 // nodes is s.Nodes with some left out
-	for _, n := range s.Nodes {
-		count := int64(n.siblings(p))
+	siblings := s.tally("owner/"+string(p.Owner), func(n *Node) int32 { return int32(n.siblings(p)) })
+	for i, n := range s.Nodes {
+		count := int64(siblings[i])
 		if next < len(nodes) && nodes[next] == n {
 			out[next] = count
 			next++
