@@ -79,6 +79,7 @@ func controllerConfig(config Config, server *apiserver.Server, client kubernetes
 		NodeMaskIPv6:  config.NodeMaskIPv6,
 		DNSAddrs:      dns,
 		ClusterDomain: config.ClusterDomain,
+		UpstreamDNS:   config.UpstreamDNS,
 	}, nil
 }
 

@@ -39,6 +39,9 @@ type Config struct {
 	NodeMaskIPv4, NodeMaskIPv6 int
 	// ClusterDomain is the cluster's DNS domain. Default cluster.local.
 	ClusterDomain string
+	// UpstreamDNS are the resolvers that the cluster's DNS asks for all other names: addresses, or files of the nodes like
+	// /etc/resolv.conf. Without one, other names are refused.
+	UpstreamDNS []string
 	// KubeconfigOut is where the first administrator's kubeconfig is written. Default DataDir/kubeconfig.
 	KubeconfigOut string
 	// KubeconfigServer is the server's URL in that kubeconfig. Default: https on AdvertiseAddress and SecurePort.

@@ -13,10 +13,10 @@ import (
 func dnsCommand() *cobra.Command {
 	var cfg dns.Config
 	cmd := &cobra.Command{
-		Use:     "dns",
-		Short:   "Answer for the cluster's names (runs as a pod on every node)",
-		GroupID: groupHost,
-		Args:    cobra.NoArgs,
+		Use:    "dns",
+		Short:  "Answer for the cluster's names (runs as a pod on every node)",
+		Hidden: true, // the control plane makes these pods; "skep server --upstream-dns" is what people set
+		Args:   cobra.NoArgs,
 		RunE: longRunning(func(ctx context.Context, _ []string) error {
 			return dns.Run(ctx, cfg)
 		}),

@@ -22,8 +22,13 @@ type serverFlags struct {
 func serverCommand() *cobra.Command {
 	var f serverFlags
 	cmd := &cobra.Command{
-		Use:     "server",
-		Short:   "Run the control plane: store, API server, controllers, scheduler",
+		Use:   "server",
+		Short: "Run the control plane: store, API server, controllers, scheduler",
+		Long: `server runs the control plane on this host and stays in the foreground. At its first start it makes the cluster's CA and the
+administrator's kubeconfig (kubeconfig in the data folder). It runs no pods: for those, start "skep agent" on this and on
+other hosts, after "skep node credentials" has let them in. docs/hosts.md goes through it step by step.`,
+		Example: `  skep server --advertise-address 192.0.2.10 --upstream-dns /etc/resolv.conf
+  KUBECONFIG=/var/lib/skep/server/kubeconfig skep get nodes`,
 		GroupID: groupHost,
 		Args:    cobra.NoArgs,
 		RunE: longRunning(func(ctx context.Context, _ []string) error {
@@ -46,6 +51,7 @@ func serverCommand() *cobra.Command {
 	flags.IntVar(&f.cfg.NodeMaskIPv4, "node-mask-ipv4", 24, "prefix length of a node's share of the IPv4 pod addresses")
 	flags.IntVar(&f.cfg.NodeMaskIPv6, "node-mask-ipv6", 64, "prefix length of a node's share of the IPv6 pod addresses")
 	flags.StringVar(&f.cfg.ClusterDomain, "cluster-domain", defaultDomain, "the cluster's DNS domain")
+	flags.StringSliceVar(&f.cfg.UpstreamDNS, "upstream-dns", nil, "resolvers that pods reach through the cluster's DNS: addresses, or /etc/resolv.conf for each node's own (default none: other names are refused)")
 	flags.StringVar(&f.cfg.KubeconfigOut, "kubeconfig-out", "", "where to write the administrator's kubeconfig (default: kubeconfig in the data folder)")
 	flags.StringVar(&f.cfg.KubeconfigServer, "kubeconfig-server", "", "URL of the server in that kubeconfig (default: the advertised address)")
 	flags.StringSliceVar(&f.cfg.ExtraSANs, "extra-sans", nil, "further names and addresses of the serving certificate")

@@ -56,6 +56,8 @@ type Config struct {
 	NodeMaskIPv4, NodeMaskIPv6 int
 	// ClusterDomain is the zone that the DNS pods answer for.
 	ClusterDomain string
+	// UpstreamDNS are the resolvers that they ask for all other names.
+	UpstreamDNS []string
 
 	// Dynamic, Mapper and DNSAddrs (of the kube-dns Service) belong to what a server offers its controllers; no loop
 	// needs them today.
@@ -136,7 +138,7 @@ func assemble(env loop.Env, cfg Config) ([]loop.Controller, error) {
 		rootca.New(env, cfg.RootCA),
 		nodeRanges,
 		gc.New(env, cfg.Metadata, cfg.Discovery),
-		clusterdns.New(env, cfg.ClusterDomain),
+		clusterdns.New(env, cfg.ClusterDomain, cfg.UpstreamDNS),
 		nodelifecycle.New(env),
 		taintevict.New(env),
 		podgc.New(env),

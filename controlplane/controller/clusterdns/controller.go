@@ -30,10 +30,11 @@ type Controller struct {
 	pods     corelisters.PodLister
 	accounts corelisters.ServiceAccountLister
 	domain   string
+	upstream []string
 }
 
-// New makes the controller and registers its watches. domain is the cluster's DNS zone.
-func New(env loop.Env, domain string) *Controller {
+// New makes the controller and registers its watches. domain is the cluster's DNS zone, upstream answers for all others.
+func New(env loop.Env, domain string, upstream []string) *Controller {
 	core := env.Informers.Core().V1()
 	c := &Controller{
 		client:   env.Client,
@@ -41,6 +42,7 @@ func New(env loop.Env, domain string) *Controller {
 		pods:     core.Pods().Lister(),
 		accounts: core.ServiceAccounts().Lister(),
 		domain:   domain,
+		upstream: upstream,
 	}
 	c.Loop = loop.New("clusterdns", workers, env.Logger, c.reconcile)
 	c.Add(accountKey)
@@ -80,7 +82,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	if node == nil && there != nil && there.Labels["k8s-app"] != podLabels["k8s-app"] {
 		return 0, nil // somebody else's pod whose name begins like ours
 	}
-	switch todo, pod := decide(node, there, c.domain); todo {
+	switch todo, pod := decide(node, there, command(c.domain, c.upstream)); todo {
 	case create:
 		_, err := c.client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
 		if err != nil && !apierrors.IsAlreadyExists(err) {

@@ -7,6 +7,7 @@ package clusterdns
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -41,14 +42,14 @@ const (
 )
 
 // decide compares a node's pod with what it should be. There is none for a node that is gone or has no binary.
-func decide(node *corev1.Node, there *corev1.Pod, domain string) (action, *corev1.Pod) {
+func decide(node *corev1.Node, there *corev1.Pod, command []string) (action, *corev1.Pod) {
 	if node == nil || node.DeletionTimestamp != nil || node.Annotations[Executable] == "" {
 		if there != nil && there.DeletionTimestamp == nil {
 			return replace, nil
 		}
 		return nothing, nil
 	}
-	want := wanted(node, domain)
+	want := wanted(node, command)
 	switch {
 	case there == nil:
 		return create, want
@@ -64,7 +65,7 @@ func ownedBy(pod *corev1.Pod, node *corev1.Node) bool {
 	return slices.ContainsFunc(pod.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == node.UID })
 }
 
-// differs reports whether a new binary path, domain, image or annotation asks for another pod. Other fields were filled in by the API.
+// differs reports whether a new binary path, command, image or annotation asks for another pod. Other fields were filled in by the API.
 func differs(there, want *corev1.Pod) bool {
 	mirror := corev1.MirrorPodAnnotationKey
 	if len(there.Spec.Containers) != 1 || len(there.Spec.Volumes) == 0 || there.Annotations[mirror] != want.Annotations[mirror] {
@@ -75,7 +76,7 @@ func differs(there, want *corev1.Pod) bool {
 		!apiequality.Semantic.DeepEqual(there.Spec.Volumes[0], want.Spec.Volumes[0])
 }
 
-func wanted(node *corev1.Node, domain string) *corev1.Pod {
+func wanted(node *corev1.Node, command []string) *corev1.Pod {
 	file := corev1.HostPathFile
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -93,7 +94,7 @@ func wanted(node *corev1.Node, domain string) *corev1.Pod {
 			ServiceAccountName: account,
 			DNSPolicy:          corev1.DNSDefault,
 			Tolerations:        []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-			Containers:         []corev1.Container{container(domain)},
+			Containers:         []corev1.Container{container(command)},
 			Volumes: []corev1.Volume{{
 				Name: "skep",
 				VolumeSource: corev1.VolumeSource{
@@ -104,12 +105,21 @@ func wanted(node *corev1.Node, domain string) *corev1.Pod {
 	}
 }
 
-func container(domain string) corev1.Container {
+// command is what the pod runs.
+func command(domain string, upstream []string) []string {
+	words := []string{"/skep", "dns", "--domain", domain}
+	if len(upstream) > 0 {
+		words = append(words, "--upstream", strings.Join(upstream, ","))
+	}
+	return words
+}
+
+func container(command []string) corev1.Container {
 	return corev1.Container{
 		Name:            "dns",
 		Image:           Image,
 		ImagePullPolicy: corev1.PullNever,
-		Command:         []string{"/skep", "dns", "--domain", domain},
+		Command:         command,
 		Ports: []corev1.ContainerPort{
 			{Name: "dns", ContainerPort: 53, Protocol: corev1.ProtocolUDP},
 			{Name: "dns-tcp", ContainerPort: 53, Protocol: corev1.ProtocolTCP},
