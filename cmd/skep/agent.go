@@ -5,6 +5,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,8 +35,13 @@ const containerdWait = 10 * time.Second
 func agentCommand() *cobra.Command {
 	var f agentFlags
 	cmd := &cobra.Command{
-		Use:     "agent",
-		Short:   "Run a node: its pods on containerd, and its datapath",
+		Use:   "agent",
+		Short: "Run a node: its pods on containerd, and its datapath",
+		Long: `agent makes this host a node of the cluster and stays in the foreground. It needs root, a running containerd and the folder
+that "skep node credentials" made on the host of the control plane. When it ends, pods, Services and policy stay as they are,
+and the next start takes them over. docs/hosts.md goes through it step by step.`,
+		Example: `  skep agent --node-ips 192.0.2.11
+  skep agent --node-name worker-1 --node-ips 192.0.2.11,2001:db8::11 --uplink eth1`,
 		GroupID: groupHost,
 		Args:    cobra.NoArgs,
 		RunE: longRunning(func(ctx context.Context, _ []string) error {
@@ -44,7 +52,7 @@ func agentCommand() *cobra.Command {
 		}),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.agent.NodeName, "node-name", hostname(), "name of the node in the API")
+	flags.StringVar(&f.agent.NodeName, "node-name", "", "name of the node in the API (default: this host's name)")
 	flags.StringSliceVar(&f.nodeIPs, "node-ips", nil, "addresses of the node, at most one of each family, the preferred one first")
 	flags.StringVar(&f.agent.Credentials, "credentials", filepath.Join(defaultAgentDir, "credentials"), "folder made by \"skep node credentials\"")
 	flags.StringVar(&f.agent.ContainerdSocket, "containerd-socket", defaultContainerd, "containerd to use")
@@ -55,7 +63,7 @@ func agentCommand() *cobra.Command {
 	flags.StringVar(&f.agent.CgroupParent, "cgroup", defaultCgroup, "cgroup of the pods, in every hierarchy")
 	flags.StringVar(&f.datapath.CgroupPath, "socket-cgroup", "", "cgroup2 folder whose processes reach Services through their sockets (default: all processes of the host)")
 	flags.StringVar(&f.agent.PullerSocket, "puller-socket", "", "let a process at this socket pull images")
-	flags.StringVar(&f.agent.Uplink, "uplink", "", "device towards the other nodes")
+	flags.StringVar(&f.agent.Uplink, "uplink", "", "device towards the other nodes (default: the one that has the first of the node's addresses)")
 	flags.StringVar(&f.agent.ClusterDomain, "cluster-domain", defaultDomain, "the cluster's DNS domain")
 	flags.StringSliceVar(&f.clusterDNS, "cluster-dns", defaultClusterDNS, "addresses of the kube-dns Service")
 	flags.StringSliceVar(&f.serviceCIDRs, "service-cidrs", defaultServiceCIDRs, "address ranges of Services, as the server has them")
@@ -64,21 +72,27 @@ func agentCommand() *cobra.Command {
 	flags.StringToStringVar(&f.agent.Labels, "node-labels", nil, "labels of the node")
 	flags.Uint16Var(&f.agent.KubeletPort, "kubelet-port", nodeagent.DefaultKubeletPort, "port of the kubelet API")
 	flags.IntVar(&f.datapath.ConntrackMax, "conntrack-max", 0, "connections that are tracked at most (default: chosen by the datapath)")
-	for _, name := range []string{"node-ips", "uplink"} {
-		_ = cmd.MarkFlagRequired(name) // the flag exists, so this cannot fail
-	}
+	_ = cmd.MarkFlagRequired("node-ips") // the flag exists, so this cannot fail
 	return cmd
 }
 
 // complete parses the texts and fills what the two configurations share.
 func (f *agentFlags) complete() (err error) {
-	var errs [5]error
+	var errs [7]error
 	f.agent.NodeAddrs, errs[0] = parseAddrs(f.nodeIPs)
 	f.agent.ClusterDNS, errs[1] = parseAddrs(f.clusterDNS)
 	f.datapath.ServiceCIDRs, errs[2] = parsePrefixes(f.serviceCIDRs)
 	f.datapath.PodCIDRs, errs[3] = parsePrefixes(f.podCIDRs)
 	if f.datapath.CgroupPath == "" {
 		f.datapath.CgroupPath, errs[4] = preflight.Cgroup2Mount()
+	} else if _, err := os.Stat(f.datapath.CgroupPath); err != nil {
+		errs[4] = fmt.Errorf("--socket-cgroup: %w; make the cgroup first, and start in it what shall reach Services", err)
+	}
+	if f.agent.NodeName == "" {
+		f.agent.NodeName, errs[5] = os.Hostname()
+	}
+	if f.agent.Uplink == "" && len(f.agent.NodeAddrs) > 0 {
+		f.agent.Uplink, errs[6] = deviceOf(f.agent.NodeAddrs[0])
 	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
@@ -109,7 +123,22 @@ func runAgent(ctx context.Context, f agentFlags) error {
 	return group.Wait()
 }
 
-func hostname() string {
-	name, _ := os.Hostname() // without one the flag has no default, and its absence is reported
-	return name
+// deviceOf finds the device that has an address.
+func deviceOf(addr netip.Addr) (string, error) {
+	devices, err := net.Interfaces()
+	if err != nil {
+		return "", err
+	}
+	for _, d := range devices {
+		addrs, err := d.Addrs()
+		if err != nil {
+			return "", fmt.Errorf("addresses of %s: %w", d.Name, err)
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == addr {
+				return d.Name, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no device of this host has the address %s: correct --node-ips, or name the device with --uplink", addr)
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,8 @@ import (
 
 // kubectlCommand is here for the help text; kubectlArgs catches it before cobra does.
 func kubectlCommand() *cobra.Command {
-	return &cobra.Command{Use: "kubectl", Short: "kubectl, built in", Run: func(*cobra.Command, []string) {}}
+	return &cobra.Command{Use: "kubectl", Short: "kubectl, built in: every command of it is a command of skep, too", GroupID: groupOther,
+		Example: "  skep get pods -A\n  skep kubectl version", Run: func(*cobra.Command, []string) {}}
 }
 
 // kubectlArgs decides whether a command line is for kubectl, and returns kubectl's arguments: when the binary is
@@ -42,15 +44,38 @@ func kubectlArgs(root *cobra.Command, argv []string) (args []string, ok bool) {
 }
 
 // runKubectl runs the embedded kubectl.
-func runKubectl(args []string) int {
+func runKubectl(root *cobra.Command, args []string) int {
 	if file := local.KubeconfigFallback(args, os.Getenv("KUBECONFIG")); file != "" {
 		os.Setenv("KUBECONFIG", file)
 	}
 	// The command tree reads the program's arguments itself, to look for plugins.
 	os.Args = append([]string{"kubectl"}, args...)
-	command := cmd.NewDefaultKubectlCommand()
+	command := cmd.NewDefaultKubectlCommand() // does not come back when a plugin takes the command
+	if message := unknown(root, command, args); message != "" {
+		fmt.Fprintln(os.Stderr, message)
+		return 1
+	}
 	if err := cli.RunNoErrOutput(command); err != nil {
 		cmdutil.CheckErr(err) // prints in kubectl's own way and exits
 	}
 	return 0
+}
+
+// likeness is how many letters a suggested command may differ by.
+const likeness = 2
+
+// unknown says what to do about a first word that is a command neither of skep nor of kubectl; otherwise it is empty.
+func unknown(root, kubectl *cobra.Command, args []string) string {
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		return "" // kubectl says itself what is wrong
+	}
+	if _, _, err := kubectl.Find(args); err == nil {
+		return ""
+	}
+	root.SuggestionsMinimumDistance, kubectl.SuggestionsMinimumDistance = likeness, likeness
+	message := fmt.Sprintf("skep: unknown command %q", args[0])
+	if similar := append(root.SuggestionsFor(args[0]), kubectl.SuggestionsFor(args[0])...); len(similar) > 0 {
+		return message + ": did you mean " + strings.Join(similar, " or ") + "?"
+	}
+	return message + `: "skep --help" lists skep's own, "skep kubectl --help" those of kubectl`
 }

@@ -23,7 +23,7 @@ func main() {
 func run(argv []string, stdout, stderr io.Writer) int {
 	root := rootCommand()
 	if args, ok := kubectlArgs(root, argv); ok {
-		return runKubectl(args)
+		return runKubectl(root, args)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -52,7 +52,9 @@ func rootCommand() *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: groupLocal, Title: "A local cluster:"},
 		&cobra.Group{ID: groupHost, Title: "Real hosts:"},
+		&cobra.Group{ID: groupOther, Title: "And:"},
 	)
+	root.SetHelpCommandGroupID(groupOther)
 	root.AddCommand(
 		upCommand(), downCommand(), statusCommand(), netCommand(), kubeconfigCommand(), imageCommand(),
 		serverCommand(), agentCommand(), nodeCommand(), dnsCommand(), pullerCommand(),
@@ -64,4 +66,5 @@ func rootCommand() *cobra.Command {
 const (
 	groupLocal = "local"
 	groupHost  = "host"
+	groupOther = "other"
 )

@@ -4,9 +4,14 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/kubectl/pkg/cmd"
 )
 
 func TestKubectlArgs(t *testing.T) {
@@ -34,9 +39,50 @@ func TestKubectlArgs(t *testing.T) {
 }
 
 func TestEveryCommandExplainsItself(t *testing.T) {
-	for _, c := range rootCommand().Commands() {
-		if c.Short == "" {
-			t.Errorf("%s has no description", c.Name())
+	var look func(c *cobra.Command)
+	look = func(c *cobra.Command) {
+		if c.Hidden {
+			return
+		}
+		if c.Short == "" || strings.Contains(c.Short, "\n") {
+			t.Errorf("%s has no description of one line", c.CommandPath())
+		}
+		if c.Parent() == c.Root() && c.GroupID == "" {
+			t.Errorf("%s is in no group", c.CommandPath())
+		}
+		if c.HasParent() && c.Example == "" {
+			t.Errorf("%s has no example", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			look(sub)
+		}
+	}
+	look(rootCommand())
+}
+
+func TestHelpIsTheSameOnEveryHost(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Skip(err)
+	}
+	var out, errs bytes.Buffer
+	if code := run([]string{"skep", "agent", "--help"}, &out, &errs); code != 0 || strings.Contains(out.String(), `"`+host+`"`) {
+		t.Errorf("exit code %d\n%s%s", code, out.String(), errs.String())
+	}
+}
+
+func TestUnknownCommands(t *testing.T) {
+	kubectl := cmd.NewKubectlCommand(cmd.KubectlOptions{IOStreams: genericiooptions.NewTestIOStreamsDiscard()})
+	for line, want := range map[string]string{
+		"get pods":      "",
+		"-n x get pods": "",
+		"--help":        "",
+		"stauts":        `skep: unknown command "stauts": did you mean status?`,
+		"aply -f x":     `skep: unknown command "aply": did you mean apply?`,
+		"nonsense":      `skep: unknown command "nonsense": "skep --help" lists skep's own, "skep kubectl --help" those of kubectl`,
+	} {
+		if got := unknown(rootCommand(), kubectl, strings.Fields(line)); got != want {
+			t.Errorf("%s: %q, not %q", line, got, want)
 		}
 	}
 }

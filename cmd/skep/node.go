@@ -13,7 +13,8 @@ import (
 )
 
 func nodeCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "node", Short: "Prepare hosts for the cluster", GroupID: groupHost}
+	cmd := &cobra.Command{Use: "node", Short: "Let hosts into the cluster", GroupID: groupHost,
+		Example: "  skep node credentials worker-1 --address 192.0.2.11 --server https://192.0.2.10:6443 --out worker-1"}
 	cmd.AddCommand(nodeCredentialsCommand())
 	return cmd
 }
@@ -24,6 +25,9 @@ func nodeCredentialsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "credentials NODE",
 		Short: "Issue a node's certificates and kubeconfig, on the host of the control plane",
+		Long: `credentials signs, with the cluster's CA, what the agent of one node needs: a client certificate for the API, a serving
+certificate for logs and exec, and a kubeconfig. Whoever has the folder is that node, so move it over a safe channel and keep
+it readable by root only. The certificates last a year; issue them again, with the same command, before that.`,
 		Example: `  skep node credentials worker-1 --address 192.0.2.11 --server https://192.0.2.10:6443 --out worker-1
   scp -r worker-1 worker-1:/var/lib/skep/agent/credentials`,
 		Args: cobra.ExactArgs(1),

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"cmp"
+
 	"github.com/spf13/cobra"
 
+	"skep.dev/skep/cmd/skep/internal/local"
 	"skep.dev/skep/cmd/skep/internal/status"
 )
 
@@ -15,12 +18,14 @@ func statusCommand() *cobra.Command {
 		Short: "Show the health of a local cluster: control plane, nodes, datapath",
 		Long: `status shows the health of the control plane, the nodes and their datapath: attached programs, fill of the maps,
 verdicts and drops. On a real host it shows the agent of that host.`,
+		Example: `  skep status
+  skep status --name test`,
 		GroupID: groupLocal,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return status.Show(cmd.Context(), cmd.OutOrStdout(), name)
+			return status.Show(cmd.Context(), cmd.OutOrStdout(), cmp.Or(name, local.Meant()))
 		},
 	}
-	nameFlag(cmd, &name)
+	existingNameFlag(cmd, &name)
 	return cmd
 }

@@ -23,6 +23,8 @@ is started, and processes of another build of skep are replaced.
 
 The context skep-NAME is added to $KUBECONFIG or ~/.kube/config and becomes the current one. Pods of a local
 cluster have no network outside the cluster; images are pulled by a process in the host's network.`,
+		Example: `  skep up
+  skep up --name test --nodes 3`,
 		GroupID: groupLocal,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {

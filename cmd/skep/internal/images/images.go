@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"skep.dev/skep/cmd/skep/internal/local"
+	"skep.dev/skep/cmd/skep/internal/preflight"
 	"skep.dev/skep/nodeagent/image"
 )
 
@@ -27,19 +28,25 @@ func Load(ctx context.Context, w io.Writer, name string, files []string) error {
 		return err
 	}
 	for _, f := range files {
-		if _, err := os.Stat(f); err != nil {
+		if err := check(f); err != nil {
 			return err
 		}
 	}
+	if err := preflight.Socket(c.ContainerdSocket(), "containerd", 0)(); err != nil {
+		return fmt.Errorf("the containerd of cluster %s does not answer: run \"skep up --name %s\" to start it again", name, name)
+	}
 	client, err := connect(c.ContainerdSocket())
 	if err != nil {
-		return fmt.Errorf("%w: run \"skep up --name %s\" to start it again", err, name)
+		return err
 	}
 	defer client.Close()
 	for _, n := range nodes {
 		names, err := image.Import(namespaces.WithNamespace(ctx, n.Netns()), client, files...)
 		if err != nil {
 			return fmt.Errorf("load to node %s: %w", n.Name(), err)
+		}
+		if len(names) == 0 {
+			return fmt.Errorf("load to node %s: no image has a name that a pod could use: give it one, for example with \"docker tag\"", n.Name())
 		}
 		for _, image := range names {
 			fmt.Fprintf(w, "%s: %s\n", n.Name(), image)

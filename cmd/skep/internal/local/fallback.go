@@ -42,15 +42,33 @@ func explicit(args []string) bool {
 
 // only picks the default cluster, or the only one.
 func only(clusters []Cluster) string {
+	c, ok := meant(clusters)
+	if !ok {
+		return ""
+	}
+	f, err := os.Open(c.Kubeconfig())
+	if err != nil {
+		return ""
+	}
+	f.Close()
+	return c.Kubeconfig()
+}
+
+// meant is the cluster that a command is about when no name is given: the default one, or the only one.
+func meant(clusters []Cluster) (c Cluster, ok bool) {
 	for _, c := range clusters {
 		if c.Name == DefaultName || len(clusters) == 1 {
-			f, err := os.Open(c.Kubeconfig())
-			if err != nil {
-				return ""
-			}
-			f.Close()
-			return c.Kubeconfig()
+			return c, true
 		}
 	}
-	return ""
+	return Cluster{}, false
+}
+
+// Meant names the cluster of this machine that is meant when the user gives no name. Without a single candidate it is the default
+// name, about which the command then says that there is no such cluster.
+func Meant() string {
+	if c, ok := meant(Clusters()); ok {
+		return c.Name
+	}
+	return DefaultName
 }

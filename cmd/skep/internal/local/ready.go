@@ -120,9 +120,28 @@ func (u *upRun) nodesReady(ctx context.Context, client kubernetes.Interface) err
 		if _, err := agentapi.Status(ctx, n.AgentSocket()); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name(), err)
 		}
+		if err := kubeletListens(ctx, n); err != nil {
+			return fmt.Errorf("node %s: %w", n.Name(), err)
+		}
 	}
 	return nil
 }
+
+// kubeletListens looks whether logs and exec of the node's pods would work: they go to the agent's kubelet API.
+func kubeletListens(ctx context.Context, n Node) error {
+	var conn net.Conn
+	err := inNetns(n.Netns(), func() (err error) {
+		conn, err = (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(n.Addrs()[0].String(), kubeletPort))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("the kubelet API does not listen: %w", err)
+	}
+	return conn.Close()
+}
+
+// kubeletPort is the agent's default.
+const kubeletPort = "10250"
 
 // dnsReady reports whether the DNS pod of every node answers: a node asks only its own. Its condition in the API may be
 // from before a crash, so the pod itself is asked.
@@ -201,10 +220,15 @@ func (u *upRun) explain(err error) error {
 	switch {
 	case errors.As(err, &died):
 		name = died.name
-	case strings.Contains(err.Error(), "node"):
-		name = u.Node(1).Name()
 	case !errors.Is(err, context.DeadlineExceeded):
-		return err
+		return err // a fault of the request or of the machine, which says itself what to do
+	default:
+		for i := 1; i <= u.state.Nodes; i++ {
+			if n := u.Node(i).Name(); strings.Contains(err.Error(), "node "+n) {
+				name = n
+				break
+			}
+		}
 	}
 	lines := tail(u.LogFile(name), 15)
 	if lines == "" {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 const stateFile = "cluster.json"
@@ -46,7 +47,7 @@ func (c Cluster) ReadState() (State, error) {
 func (c Cluster) Nodes() ([]Node, error) {
 	s, err := c.ReadState()
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("there is no local cluster %q: start one with \"skep up --name %s\"", c.Name, c.Name)
+		return nil, c.missing(Clusters())
 	}
 	if err != nil {
 		return nil, err
@@ -56,6 +57,22 @@ func (c Cluster) Nodes() ([]Node, error) {
 		nodes[i] = c.Node(i + 1)
 	}
 	return nodes, nil
+}
+
+// missing says that the cluster is not there, and which ones are.
+func (c Cluster) missing(others []Cluster) error {
+	up := "skep up"
+	if c.Name != DefaultName {
+		up += " --name " + c.Name
+	}
+	if len(others) == 0 {
+		return fmt.Errorf("there is no local cluster %q: start one with %q", c.Name, up)
+	}
+	var names []string
+	for _, o := range others {
+		names = append(names, o.Name)
+	}
+	return fmt.Errorf("there is no local cluster %q: start one with %q, or choose with --name among %s", c.Name, up, strings.Join(names, ", "))
 }
 
 func (c Cluster) writeState(s State) error {

@@ -67,9 +67,17 @@ func Up(ctx context.Context, cfg Config) error {
 	defer unlock()
 	u := &upRun{Cluster: c, cfg: cfg, progress: newProgress(cfg.Out)}
 	if err := u.run(ctx); err != nil {
+		c.removeEmptyFolders()
 		return u.explain(err)
 	}
 	return nil
+}
+
+// removeEmptyFolders takes the folder of the lock away again when nothing else was made.
+func (c Cluster) removeEmptyFolders() {
+	for _, dir := range []string{c.RunDir(), runRoot} {
+		_ = os.Remove(dir) // refused while it is in use
+	}
 }
 
 // upRun is one run of Up.
@@ -109,8 +117,8 @@ func (u *upRun) decide() (*os.File, error) {
 	if err != nil && !fresh {
 		return nil, err
 	}
-	if u.cfg.Nodes > MaxNodes {
-		return nil, fmt.Errorf("%d nodes are too many for one machine: at most %d", u.cfg.Nodes, MaxNodes)
+	if u.cfg.Nodes < 0 || u.cfg.Nodes > MaxNodes {
+		return nil, fmt.Errorf("%d nodes: one machine holds 1 to %d", u.cfg.Nodes, MaxNodes)
 	}
 	if u.cfg.Nodes != 0 && u.cfg.Nodes < s.Nodes {
 		return nil, fmt.Errorf("cluster %q has %d nodes and cannot shrink to %d: run \"skep down --name %s\" first", u.Name, s.Nodes, u.cfg.Nodes, u.Name)
