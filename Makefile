@@ -79,3 +79,4 @@ deps-gen:
 
 deps-kernel:
 	scripts/deps.sh kernel
+	tests/kernel/fetch.sh >/dev/null
