@@ -70,16 +70,16 @@ func (o options) benchScheduler(ctx context.Context) error {
 			slices.Min(rates), slices.Max(rates), median(perCPU), simulatedNodes)
 	}
 	for i, wish := range wishes {
-		var rates []float64
+		var rates, costs []float64
 		for range o.rounds {
-			rate, err := o.bindRate(ctx, i)
+			rate, cost, err := o.bindRate(ctx, i)
 			if err != nil {
 				return fmt.Errorf("bind: %s: %w", wish.name, err)
 			}
-			rates = append(rates, rate)
+			rates, costs = append(rates, rate), append(costs, cost)
 		}
-		row("pods created and bound, "+wish.name, "%.0f/s (bar 600; %.0f to %.0f), %d pods on %d nodes, fsync", median(rates),
-			slices.Min(rates), slices.Max(rates), boundPods, simulatedNodes)
+		row("pods created and bound, "+wish.name, "%.0f/s (bar 600; %.0f to %.0f), %.2f ms of the server's processor time each, %d pods on %d nodes, fsync",
+			median(rates), slices.Min(rates), slices.Max(rates), median(costs), boundPods, simulatedNodes)
 	}
 	return nil
 }
@@ -153,23 +153,28 @@ func workingNodes() []*place.Node {
 	return nodes
 }
 
-// bindRate creates pods as fast as the server takes them and measures until the last one is bound.
-func (o options) bindRate(ctx context.Context, wish int) (float64, error) {
+// bindRate creates pods as fast as the server takes them and measures until the last one is bound. It returns pods per second and
+// the server's processor time for each, in milliseconds.
+func (o options) bindRate(ctx context.Context, wish int) (rate, cost float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	s, err := startSkep(ctx, o)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer s.stop()
 	if err := s.addNodes(ctx); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if _, err := s.client().do(ctx, http.MethodPost, "/api/v1/namespaces", object("Namespace", "bench")); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	bound := make(chan error, 1)
 	go func() { bound <- s.waitBound(ctx) }()
+	before, err := s.processorTime()
+	if err != nil {
+		return 0, 0, err
+	}
 	began := time.Now()
 	if err := s.each(createClients, boundPods, func(c *apiClient, i int) error {
 		pod := ordinaryPod(fmt.Sprint("pod-", i))
@@ -177,12 +182,14 @@ func (o options) bindRate(ctx context.Context, wish int) (float64, error) {
 		_, err := c.do(ctx, http.MethodPost, inBench(pods), pod)
 		return err
 	}); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if err := <-bound; err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return boundPods / time.Since(began).Seconds(), nil
+	took := time.Since(began)
+	after, err := s.processorTime()
+	return boundPods / took.Seconds(), (after - before).Seconds() * 1000 / boundPods, err
 }
 
 // waitBound returns when all pods have a node. A server that is short of time ends a watch that lags; the next one begins with
