@@ -210,7 +210,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 
 static __always_inline int handle_from_pod(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
+	__u32 ifindex = skb->ifindex, flips = policy_flips();
 	struct endpoint *ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
 	struct packet *p = packet_scratch();
 	struct addr src;
@@ -244,6 +244,7 @@ static __always_inline int handle_from_pod(struct __sk_buff *skb)
 		return finish(skb, SKEP_REASON_ICMP_NO_FLOW, 0);
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return finish(skb, SKEP_REASON_NO_POLICY, 0);
+	p->flips = flips;
 	return from_pod(skb, ep, p);
 }
 

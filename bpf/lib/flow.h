@@ -19,6 +19,14 @@ static __always_inline __u32 policy_generation(void)
 	return state ? *(volatile __u32 *)&state->generation : 0;
 }
 
+static __always_inline __u32 policy_flips(void)
+{
+	__u32 zero = 0;
+	struct state *state = bpf_map_lookup_elem(&skep_state, &zero);
+
+	return state ? *(volatile __u32 *)&state->flips : FLIPS_UNKNOWN;
+}
+
 /* The pod of this node that has an address; NULL for everybody else. *missing says that there is one, but no endpoint. */
 static __always_inline struct endpoint *endpoint_of(const struct address *known, bool *missing)
 {
@@ -46,9 +54,26 @@ struct judgement {
 	__u32 ingress_rule;
 };
 
+/*
+ * The class of an initiator, after the responder was looked up. A new set must not meet an old class. What the initiator's endpoint
+ * says was read before the responder's set, so it holds only when no policy has begun to take over since before that.
+ */
+static __always_inline __u32 initiator_class(const struct endpoint *from, const struct addr *addr, __u32 flips)
+{
+	if (from && !(flips & 1) && flips == policy_flips()) {
+		if (addr_is4(addr)) {
+			if (from->flags & ENDPOINT_CLASS4)
+				return from->class4;
+		} else if (from->flags & ENDPOINT_CLASS6) {
+			return from->class6;
+		}
+	}
+	return class_of(address_of(addr), addr);
+}
+
 /* Judges a connection by each check that is owed (without endpoint none is): the first denial, egress before ingress. known is the
- * responder's entry if it was looked up after from, len that of the packet that gave cause. */
-static __always_inline verdict judge(const struct addr *initiator, const struct endpoint *from,
+ * responder's entry if it was looked up after from, flips are those from before from was, len that of the packet that gave cause. */
+static __always_inline verdict judge(const struct addr *initiator, const struct endpoint *from, __u32 flips,
 				     const struct addr *responder, const struct address *known,
 				     const struct endpoint *to, __u32 service, __u32 len, struct judgement *j)
 {
@@ -59,13 +84,14 @@ static __always_inline verdict judge(const struct addr *initiator, const struct 
 	j->ingress_rule = 0;
 	barrier();
 	if (from) {
-		v = judge_pod(from, SKEP_EGRESS, responder, known, service, len);
+		v = judge_pod(from, SKEP_EGRESS, class_of(known ? known : address_of(responder), responder), service,
+			      len);
 		j->egress_rule = verdict_rule(v);
 		if (verdict_reason(v))
 			return v;
 	}
 	if (to) {
-		v = judge_pod(to, SKEP_INGRESS, initiator, NULL, service, len);
+		v = judge_pod(to, SKEP_INGRESS, initiator_class(from, initiator, flips), service, len);
 		j->ingress_rule = verdict_rule(v);
 	}
 	return v;
@@ -87,9 +113,9 @@ static __always_inline verdict judge_again(struct ct_entry *entry, const struct 
 			return verdict_of(SKEP_REASON_NO_ENDPOINT, 0);
 	}
 	if (forward)
-		v = judge(&p->src, src, &p->dst, NULL, dst, service_of(p, p->dport), p->len, &j);
+		v = judge(&p->src, src, FLIPS_UNKNOWN, &p->dst, NULL, dst, service_of(p, p->dport), p->len, &j);
 	else
-		v = judge(&p->dst, dst, &p->src, NULL, src, service_of(p, p->sport), p->len, &j);
+		v = judge(&p->dst, dst, FLIPS_UNKNOWN, &p->src, NULL, src, service_of(p, p->sport), p->len, &j);
 	entry->egress_rule = j.egress_rule;
 	entry->ingress_rule = j.ingress_rule;
 	if (verdict_reason(v))
@@ -144,7 +170,7 @@ static __always_inline verdict flow_new(struct ct_key *key, const struct packet 
 
 	if (p->flags & (PACKET_ONLY_REPLY | PACKET_ICMP_ERROR))
 		return verdict_of(SKEP_REASON_ICMP_NO_FLOW, 0);
-	v = judge(&p->src, src, &p->dst, known, dst, service_of(p, p->dport), p->len, &j);
+	v = judge(&p->src, src, p->flips, &p->dst, known, dst, service_of(p, p->dport), p->len, &j);
 	if (midflow && (verdict_reason(v) == SKEP_REASON_POLICY_EGRESS ||
 			verdict_reason(v) == SKEP_REASON_POLICY_INGRESS))
 		return verdict_of(SKEP_REASON_MIDFLOW_DENIED, verdict_rule(v));

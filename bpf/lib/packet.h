@@ -13,6 +13,10 @@
 #include "addr.h"
 #include "skep/maps.h"
 
+enum {
+	FLIPS_UNKNOWN = 1, /* in struct packet, in place of the state's */
+};
+
 enum packet_flag {
 	PACKET_OPENS = 1, /* TCP SYN without ACK, or an echo request: never a reply */
 	PACKET_ONLY_REPLY = 2, /* echo reply: never opens anything */
@@ -382,6 +386,7 @@ __noinline int skep_parse(struct __sk_buff *skb)
 	if (!p)
 		return SKEP_REASON_ERROR_MAP;
 	__builtin_memset(p, 0, sizeof(*p));
+	p->flips = FLIPS_UNKNOWN;
 	p->len = skb->len;
 	p->ethertype = skb->protocol;
 	if (skb->vlan_present)

@@ -250,17 +250,15 @@ enum direction {
 	SKEP_EGRESS = 1,
 };
 
-/* What a pod of this node says about a peer, of which known is the entry if the caller has looked it up since it has ep. */
-static __always_inline verdict judge_pod(const struct endpoint *ep, enum direction direction, const struct addr *peer,
-					 const struct address *known, __u32 service, __u32 len)
+/* What a pod of this node says about peers of a class. */
+static __always_inline verdict judge_pod(const struct endpoint *ep, enum direction direction, __u32 class,
+					 __u32 service, __u32 len)
 {
-	__u32 set;
 	verdict v;
 
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return verdict_of(SKEP_REASON_NO_POLICY, 0);
-	set = direction == SKEP_EGRESS ? ep->egress_set : ep->ingress_set;
-	v = skep_judge(set, class_of(known ? known : address_of(peer), peer), service, len);
+	v = skep_judge(direction == SKEP_EGRESS ? ep->egress_set : ep->ingress_set, class, service, len);
 	if (direction == SKEP_EGRESS && verdict_reason(v) == SKEP_REASON_POLICY_INGRESS)
 		return verdict_of(SKEP_REASON_POLICY_EGRESS, verdict_rule(v));
 	return v;

@@ -27,6 +27,9 @@ _Static_assert(sizeof(struct addr) == 16, "addr");
 enum endpoint_flag {
 	/* The two set numbers are valid. Without it all traffic is dropped. */
 	ENDPOINT_POLICY = 1,
+	/* The class of the address is valid; otherwise the prefix decides. */
+	ENDPOINT_CLASS4 = 2,
+	ENDPOINT_CLASS6 = 4,
 };
 
 /* A local pod, keyed by its host-side ifindex. Policy changes for a pod by one update of this entry. */
@@ -36,10 +39,12 @@ struct endpoint {
 	__u32 ingress_set;
 	__u32 egress_set;
 	__u32 flags; /* enum endpoint_flag */
+	__u32 class4; /* of addr4 and addr6, as in their entries: spares the receiver's judgement a look-up */
+	__u32 class6;
 	__u8 mac[SKEP_MAC_LEN];
 	__u8 host_mac[SKEP_MAC_LEN];
 };
-_Static_assert(sizeof(struct endpoint) == 56, "endpoint");
+_Static_assert(sizeof(struct endpoint) == 64, "endpoint");
 
 enum {
 	SKEP_NAME_LEN = 256,
@@ -95,7 +100,7 @@ struct state {
 	__u32 next_class; /* numbers that user space hands out next; never reused */
 	__u32 next_backends;
 	__u32 next_service;
-	__u32 zero;
+	__u32 flips; /* odd while addresses and endpoints change over to another policy */
 };
 _Static_assert(sizeof(struct state) == 24, "state");
 
@@ -268,7 +273,8 @@ struct packet {
 	__u32 len; /* of the whole frame */
 	__be32 fragment_id; /* valid when fragment is not 0 */
 	__u8 fragment; /* enum packet_fragment in lib/packet.h */
-	__u8 zero[7];
+	__u8 zero[3];
+	__u32 flips; /* those of skep_state before the sender was looked up; odd when that is not known */
 } __attribute__((aligned(8)));
 _Static_assert(sizeof(struct packet) == 64, "packet");
 

@@ -26,6 +26,17 @@ func Endpoint(ep datapath.Endpoint) bpfobj.SkepEndpoint {
 	return out
 }
 
+// SetOwnClass notes the class of one of the endpoint's addresses in its entry.
+func SetOwnClass(e *bpfobj.SkepEndpoint, addr netip.Addr, class uint32) {
+	if addr.Unmap().Is4() {
+		e.Class4 = class
+		e.Flags |= uint32(bpfobj.SkepEndpointFlagENDPOINT_CLASS4)
+	} else {
+		e.Class6 = class
+		e.Flags |= uint32(bpfobj.SkepEndpointFlagENDPOINT_CLASS6)
+	}
+}
+
 // EndpointName is what finds the endpoint again after a restart. It is an error when a name does not fit.
 func EndpointName(ep datapath.Endpoint) (bpfobj.SkepEndpointName, error) {
 	var out bpfobj.SkepEndpointName

@@ -152,6 +152,8 @@ type SkepEndpoint struct {
 	IngressSet uint32
 	EgressSet  uint32
 	Flags      uint32
+	Class4     uint32
+	Class6     uint32
 	Mac        [6]uint8
 	HostMac    [6]uint8
 }
@@ -160,6 +162,8 @@ type SkepEndpointFlag uint32
 
 const (
 	SkepEndpointFlagENDPOINT_POLICY SkepEndpointFlag = 1
+	SkepEndpointFlagENDPOINT_CLASS4 SkepEndpointFlag = 2
+	SkepEndpointFlagENDPOINT_CLASS6 SkepEndpointFlag = 4
 )
 
 type SkepEndpointName struct {
@@ -229,7 +233,8 @@ type SkepPacket struct {
 	Len        uint32
 	FragmentId uint32
 	Fragment   uint8
-	Zero       [7]uint8
+	Zero       [3]uint8
+	Flips      uint32
 	_          [4]byte
 }
 
@@ -361,7 +366,7 @@ type SkepState struct {
 	NextClass    uint32
 	NextBackends uint32
 	NextService  uint32
-	Zero         uint32
+	Flips        uint32
 }
 
 type SkepStateFlag uint32

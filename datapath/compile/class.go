@@ -31,6 +31,8 @@ type Classes struct {
 	Prefixes map[Prefix]ClassKey
 	// Atoms lists the atoms of every class in use but NoClass.
 	Atoms map[ClassKey][]datapath.AtomID
+
+	cidrs *cidrs
 }
 
 const separator = "\x00"
@@ -43,6 +45,7 @@ func NewClasses(p *datapath.PolicyState) *Classes {
 		Atoms:     map[ClassKey][]datapath.AtomID{},
 	}
 	cidrs := newCIDRs(p.CIDRs)
+	c.cidrs = cidrs
 	for addr, atoms := range p.Addresses {
 		addr = addr.Unmap()
 		c.Addresses[addr] = c.intern(slices.Concat(atoms, cidrs.atomsOf(addr)))
@@ -58,6 +61,14 @@ func NewClasses(p *datapath.PolicyState) *Classes {
 		}
 	}
 	return c
+}
+
+// Of is the class of an address, by itself or by prefix.
+func (c *Classes) Of(addr netip.Addr) ClassKey {
+	if key, ok := c.Addresses[addr]; ok {
+		return key
+	}
+	return c.intern(c.cidrs.atomsOf(addr))
 }
 
 func (c *Classes) intern(atoms []datapath.AtomID) ClassKey {

@@ -117,6 +117,11 @@ func checkEndpoint(ep datapath.Endpoint) error {
 // writeEndpoint writes the one entry that decides what a pod may send and under which policy.
 func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
 	entry := bpfmap.Endpoint(ep)
+	for _, addr := range ep.Addrs {
+		if class, ok := n.policy.addresses[addr.Unmap()]; ok {
+			bpfmap.SetOwnClass(&entry, addr, class)
+		}
+	}
 	if ingress, egress, ok := n.policy.setNumbers(ep.ID); ok {
 		entry.IngressSet, entry.EgressSet = ingress, egress
 		entry.Flags |= uint32(bpfobj.SkepEndpointFlagENDPOINT_POLICY)
@@ -127,7 +132,8 @@ func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
 			return err
 		}
 		if ok && before.Addr4 == entry.Addr4 && before.Addr6 == entry.Addr6 {
-			entry.IngressSet, entry.EgressSet, entry.Flags = before.IngressSet, before.EgressSet, before.Flags
+			entry.IngressSet, entry.EgressSet = before.IngressSet, before.EgressSet
+			entry.Flags |= before.Flags & uint32(bpfobj.SkepEndpointFlagENDPOINT_POLICY)
 		}
 	}
 	return n.maps.Endpoint.Put(uint32(ep.Ifindex), entry)

@@ -5,6 +5,7 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -105,7 +106,7 @@ func (p *policy) compileNew(state *datapath.PolicyState) ([]*compile.Set, error)
 
 // checkRoom refuses a policy that cannot fit beside the present one before anything is written.
 func (p *policy) checkRoom(c *change, compiled []*compile.Set) error {
-	maps := p.node.maps
+	tables := p.node.maps
 	addresses, prefixes := len(p.addresses), len(p.prefixes)
 	for addr := range c.wanted.Addresses {
 		if _, ok := p.addresses[addr]; !ok {
@@ -124,8 +125,8 @@ func (p *policy) checkRoom(c *change, compiled []*compile.Set) error {
 		}
 	}
 	return errors.Join(
-		room(maps.Address.Map, maps.Address.Name, addresses),
-		room(maps.CIDR.Map, maps.CIDR.Name, prefixes),
+		room(tables.Address.Map, tables.Address.Name, addresses),
+		room(tables.CIDR.Map, tables.CIDR.Name, prefixes),
 	)
 }
 
@@ -192,10 +193,18 @@ func (p *policy) undo(c *change) error {
 	return errors.Join(errs...)
 }
 
-// flip lets the new policy decide.
+// flip lets the new policy decide. Meanwhile state.flips is odd: programs then look at each address again instead of trusting what
+// they read of a sender before. It stays so when a flip fails halfway.
 func (p *policy) flip(c *change) error {
 	for _, set := range c.newSets {
 		p.sets[set.ID] = set
+	}
+	state := &p.node.state
+	if state.Flips%2 == 0 {
+		state.Flips++
+	}
+	if err := p.node.saveState(); err != nil {
+		return err
 	}
 	if err := p.flipAddresses(c.wanted); err != nil {
 		return err
@@ -205,11 +214,26 @@ func (p *policy) flip(c *change) error {
 	for _, ep := range p.node.endpoints {
 		errs = append(errs, p.node.writeEndpoint(ep))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	state.Flips++
+	return p.node.saveState()
+}
+
+// exactClasses are the classes of addresses that get an entry: those that the policy names, and this node's pods, which would have to
+// be looked for by prefix with every connection.
+func (p *policy) exactClasses(wanted *compile.Classes) map[netip.Addr]compile.ClassKey {
+	out := maps.Clone(wanted.Addresses)
+	for addr := range p.node.owners {
+		out[addr] = wanted.Of(addr)
+	}
+	return out
 }
 
 func (p *policy) flipAddresses(wanted *compile.Classes) error {
-	for addr, key := range wanted.Addresses {
+	addresses := p.exactClasses(wanted)
+	for addr, key := range addresses {
 		class := p.classes[key]
 		if before, ok := p.addresses[addr]; ok && before == class {
 			continue
@@ -235,7 +259,7 @@ func (p *policy) flipAddresses(wanted *compile.Classes) error {
 		return err
 	}
 	for addr := range p.addresses {
-		if _, keep := wanted.Addresses[addr]; keep {
+		if _, keep := addresses[addr]; keep {
 			continue
 		}
 		if err := p.node.setClass(addr, nil); err != nil {

@@ -180,10 +180,10 @@ func TestInternalErrorsAreDropsOfTheirOwn(t *testing.T) {
 			return join(err, h.Maps.Set.Put(b.IngressSet, set))
 		}, bpfobj.SkepReasonSKEP_REASON_ERROR_SET},
 		{"a class that the set does not know", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
-			return h.Maps.Address.Put(bpfmap.AddrOf(podA4), bpfmap.WithClass(bpfobj.SkepAddress{}, 1<<20))
+			return join(flipping(h), h.Maps.Address.Put(bpfmap.AddrOf(podA4), bpfmap.WithClass(bpfobj.SkepAddress{}, 1<<20)))
 		}, bpfobj.SkepReasonSKEP_REASON_ERROR_CLASS},
 		{"no row for addresses without atoms", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
-			return join(h.Maps.Address.Remove(bpfmap.AddrOf(podA4)), h.Maps.Peer.Remove(bpfobj.SkepPeerKey{Set: b.IngressSet}))
+			return join(flipping(h), h.Maps.Address.Remove(bpfmap.AddrOf(podA4)), h.Maps.Peer.Remove(bpfobj.SkepPeerKey{Set: b.IngressSet}))
 		}, bpfobj.SkepReasonSKEP_REASON_ERROR_ROW},
 		{"a port span that is not there", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
 			set, _, err := h.Maps.Set.Get(b.IngressSet)
@@ -215,6 +215,13 @@ func TestInternalErrorsAreDropsOfTheirOwn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// flipping makes programs believe that a policy is taking over: they look at the sender's address again.
+func flipping(h *progtest.Harness) error {
+	state, _, err := h.Maps.State.Get(0)
+	state.Flips |= 1
+	return join(err, h.Maps.State.Put(0, state))
 }
 
 func join(errs ...error) error {
