@@ -66,6 +66,7 @@ SKEP_LPM(skep_cidr, struct cidr_key, __u32, 65536);
 SKEP_ARRAY(skep_set, struct set, 8192);
 SKEP_HASH(skep_peer, struct peer_key, struct row, 1048576);
 SKEP_ARRAY(skep_port, struct port_span, 262144);
+SKEP_ARRAY(skep_port_index, struct port_node, 32768);
 SKEP_ARRAY(skep_rule, struct rule, 131072);
 SKEP_ARRAY(skep_block, struct block, 131072);
 /* Counters lie where rules say; skep_rule_slot finds them again by the rule's number, for user space only. */

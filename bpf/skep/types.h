@@ -13,6 +13,9 @@ enum {
 	SKEP_BLOCK_BITS = 64 * SKEP_BLOCK_WORDS,
 	/* One summary bit per block: 32 blocks are 16,384 rules in a set. */
 	SKEP_MAX_BLOCKS = 32,
+	/* How many ways a node of the port index leads, and how deep it can be: 15^5 is more than all ports of three protocols. */
+	SKEP_PORT_WAYS = 15,
+	SKEP_PORT_LEVELS = 5,
 	SKEP_MAC_LEN = 6,
 };
 
@@ -147,13 +150,15 @@ struct set {
 	__u32 rules; /* how many entries that are; without any the default decides */
 	__u32 first_port; /* the set's first span in skep_port, the others follow in order */
 	__u32 ports;
+	__u32 first_node; /* the root of the spans' index in skep_port_index, the other nodes follow */
+	__u32 levels;
 	struct rule_ref {
 		__u32 id; /* for attribution; never reused */
 		__u32 counter; /* index in skep_rule_count; 0 counts nothing */
 	} otherwise; /* decides what no rule matched */
 	__u32 default_action; /* enum action */
 };
-_Static_assert(sizeof(struct set) == 36, "set");
+_Static_assert(sizeof(struct set) == 44, "set");
 
 /* Row of the rules whose peers include a class. Class SKEP_CLASS_NONE is always present. */
 struct peer_key {
@@ -172,6 +177,16 @@ struct port_span {
 	__u32 present; /* 1 */
 };
 _Static_assert(sizeof(struct port_span) == 16, "port_span");
+
+/*
+ * A node of the index over a set's spans; a cache line. It holds the starts of the first span below each of its ways. Way i of node n,
+ * counted from the root, leads to node n * SKEP_PORT_WAYS + 1 + i, and on the last level to a span.
+ */
+struct port_node {
+	__u32 present; /* 1 */
+	__u32 start[SKEP_PORT_WAYS]; /* ascending; all ones where nothing is below */
+};
+_Static_assert(sizeof(struct port_node) == 64, "port_node");
 
 struct rule {
 	struct rule_ref ref;

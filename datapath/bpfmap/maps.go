@@ -22,8 +22,10 @@ type Maps struct {
 	Set   Table[uint32, bpfobj.SkepSet]
 	Peer  Table[bpfobj.SkepPeerKey, bpfobj.SkepRow]
 	Port  Table[uint32, bpfobj.SkepPortSpan]
-	Rule  Table[uint32, bpfobj.SkepRule]
-	Block Table[uint32, bpfobj.SkepBlock]
+	// PortIndex leads to a set's entries in Port.
+	PortIndex Table[uint32, bpfobj.SkepPortNode]
+	Rule      Table[uint32, bpfobj.SkepRule]
+	Block     Table[uint32, bpfobj.SkepBlock]
 
 	// RuleSlot says where in RuleCount a rule's counters are.
 	RuleSlot  Table[uint32, uint32]
@@ -56,6 +58,7 @@ func NewMaps(loaded map[string]*ebpf.Map) (*Maps, error) {
 		"skep_set":        bind(&m.Set),
 		"skep_peer":       bind(&m.Peer),
 		"skep_port":       bind(&m.Port),
+		"skep_port_index": bind(&m.PortIndex),
 		"skep_rule":       bind(&m.Rule),
 		"skep_block":      bind(&m.Block),
 		"skep_rule_slot":  bind(&m.RuleSlot),

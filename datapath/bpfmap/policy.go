@@ -23,6 +23,11 @@ func PortSpan(s compile.PortSpan, row bpfobj.SkepRow) bpfobj.SkepPortSpan {
 	return bpfobj.SkepPortSpan{Start: s.Start, Row: row, Present: 1}
 }
 
+// PortNode is the entry of a node in skep_port_index.
+func PortNode(n compile.PortNode) bpfobj.SkepPortNode {
+	return bpfobj.SkepPortNode{Present: 1, Start: n}
+}
+
 // Rule is the entry of a rule in skep_rule, counted in a slot of skep_rule_count.
 func Rule(r compile.Rule, slot uint32) bpfobj.SkepRule {
 	out := bpfobj.SkepRule{Action: uint16(Action(r.Action)), NextBlock: uint16(r.NextBlock), Present: 1}
@@ -42,16 +47,21 @@ func Action(a datapath.Action) bpfobj.SkepAction {
 	}
 }
 
-// SetHeader is the entry of a set in skep_set, complete for classes up to completeClass. Its rules lie from firstRule on, its port
-// spans from firstPort on; its default is counted in slot.
-func SetHeader(s *compile.Set, firstRule, firstPort, slot, completeClass uint32) bpfobj.SkepSet {
+// Places say where the parts of a set lie in the arrays.
+type Places struct {
+	FirstRule, FirstPort, FirstNode uint32
+}
+
+// SetHeader is the entry of a set in skep_set, complete for classes up to completeClass, its default counted in slot.
+func SetHeader(s *compile.Set, at Places, slot, completeClass uint32) bpfobj.SkepSet {
 	flags := bpfobj.SkepSetFlagSET_COMPLETE
 	if len(s.Ports) > 0 {
 		flags |= bpfobj.SkepSetFlagSET_HAS_PORTS
 	}
 	out := bpfobj.SkepSet{
-		Flags: uint32(flags), CompleteClass: completeClass, FirstRule: firstRule, Rules: uint32(s.Bits()),
-		FirstPort: firstPort, Ports: uint32(len(s.Ports)), DefaultAction: uint32(Action(s.DefaultAction)),
+		Flags: uint32(flags), CompleteClass: completeClass, DefaultAction: uint32(Action(s.DefaultAction)),
+		FirstRule: at.FirstRule, Rules: uint32(s.Bits()), FirstPort: at.FirstPort, Ports: uint32(len(s.Ports)),
+		FirstNode: at.FirstNode, Levels: uint32(compile.PortLevels(len(s.Ports))),
 	}
 	out.Otherwise.Id, out.Otherwise.Counter = uint32(s.DefaultRule), slot
 	return out

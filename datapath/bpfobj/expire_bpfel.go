@@ -32,6 +32,7 @@ const (
 	ExpireMapSkepPacket    = "skep_packet"
 	ExpireMapSkepPeer      = "skep_peer"
 	ExpireMapSkepPort      = "skep_port"
+	ExpireMapSkepPortIndex = "skep_port_index"
 	ExpireMapSkepRule      = "skep_rule"
 	ExpireMapSkepRuleCount = "skep_rule_count"
 	ExpireMapSkepRuleSlot  = "skep_rule_slot"
@@ -107,6 +108,7 @@ type ExpireMapSpecs struct {
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -158,6 +160,7 @@ type ExpireMaps struct {
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -185,6 +188,7 @@ func (m *ExpireMaps) Close() error {
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
+		m.SkepPortIndex,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

@@ -32,6 +32,7 @@ const (
 	HostMapSkepPacket         = "skep_packet"
 	HostMapSkepPeer           = "skep_peer"
 	HostMapSkepPort           = "skep_port"
+	HostMapSkepPortIndex      = "skep_port_index"
 	HostMapSkepRule           = "skep_rule"
 	HostMapSkepRuleCount      = "skep_rule_count"
 	HostMapSkepRuleSlot       = "skep_rule_slot"
@@ -111,6 +112,7 @@ type HostMapSpecs struct {
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -166,6 +168,7 @@ type HostMaps struct {
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -193,6 +196,7 @@ func (m *HostMaps) Close() error {
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
+		m.SkepPortIndex,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

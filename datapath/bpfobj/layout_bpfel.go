@@ -244,6 +244,12 @@ type SkepPeerKey struct {
 	Class uint32
 }
 
+type SkepPortNode struct {
+	_       structs.HostLayout
+	Present uint32
+	Start   [15]uint32
+}
+
 type SkepPortSpan struct {
 	_       structs.HostLayout
 	Start   uint32
@@ -344,6 +350,8 @@ type SkepSet struct {
 	Rules         uint32
 	FirstPort     uint32
 	Ports         uint32
+	FirstNode     uint32
+	Levels        uint32
 	Otherwise     struct {
 		_       structs.HostLayout
 		Id      uint32
@@ -395,6 +403,7 @@ const (
 	SkepMapSkepPacket           = "skep_packet"
 	SkepMapSkepPeer             = "skep_peer"
 	SkepMapSkepPort             = "skep_port"
+	SkepMapSkepPortIndex        = "skep_port_index"
 	SkepMapSkepRule             = "skep_rule"
 	SkepMapSkepRuleCount        = "skep_rule_count"
 	SkepMapSkepRuleSlot         = "skep_rule_slot"
@@ -478,6 +487,7 @@ type SkepMapSpecs struct {
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -539,6 +549,7 @@ type SkepMaps struct {
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -566,6 +577,7 @@ func (m *SkepMaps) Close() error {
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
+		m.SkepPortIndex,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

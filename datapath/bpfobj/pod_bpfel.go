@@ -32,6 +32,7 @@ const (
 	PodMapSkepPacket         = "skep_packet"
 	PodMapSkepPeer           = "skep_peer"
 	PodMapSkepPort           = "skep_port"
+	PodMapSkepPortIndex      = "skep_port_index"
 	PodMapSkepRule           = "skep_rule"
 	PodMapSkepRuleCount      = "skep_rule_count"
 	PodMapSkepRuleSlot       = "skep_rule_slot"
@@ -113,6 +114,7 @@ type PodMapSpecs struct {
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -168,6 +170,7 @@ type PodMaps struct {
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -195,6 +198,7 @@ func (m *PodMaps) Close() error {
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
+		m.SkepPortIndex,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

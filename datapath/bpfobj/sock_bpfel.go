@@ -32,6 +32,7 @@ const (
 	SockMapSkepPacket         = "skep_packet"
 	SockMapSkepPeer           = "skep_peer"
 	SockMapSkepPort           = "skep_port"
+	SockMapSkepPortIndex      = "skep_port_index"
 	SockMapSkepRule           = "skep_rule"
 	SockMapSkepRuleCount      = "skep_rule_count"
 	SockMapSkepRuleSlot       = "skep_rule_slot"
@@ -125,6 +126,7 @@ type SockMapSpecs struct {
 	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
 	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
@@ -180,6 +182,7 @@ type SockMaps struct {
 	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
 	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
 	SkepPort      *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
 	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
 	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
 	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
@@ -207,6 +210,7 @@ func (m *SockMaps) Close() error {
 		m.SkepPacket,
 		m.SkepPeer,
 		m.SkepPort,
+		m.SkepPortIndex,
 		m.SkepRule,
 		m.SkepRuleCount,
 		m.SkepRuleSlot,

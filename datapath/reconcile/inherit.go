@@ -52,7 +52,7 @@ func adoptPolicy(n *Node) (*policy, error) {
 		}
 	}
 	// Number 0 is never given out: it is what an endpoint without policy has.
-	numbers, ruleSpace, portSpace := []run{{0, 1}}, []run{}, []run{}
+	numbers, ruleSpace, portSpace, nodeSpace := []run{{0, 1}}, []run{}, []run{}, []run{}
 	for number, set := range sets {
 		numbers = append(numbers, run{number, 1})
 		if set.Rules > 0 {
@@ -60,6 +60,7 @@ func adoptPolicy(n *Node) (*policy, error) {
 		}
 		if set.Ports > 0 {
 			portSpace = append(portSpace, run{set.FirstPort, set.Ports})
+			nodeSpace = append(nodeSpace, nodesOf(set))
 		}
 	}
 	p.rows = &rowStore{
@@ -69,6 +70,7 @@ func adoptPolicy(n *Node) (*policy, error) {
 	p.numbers = newExtents(n.maps.Set.Name, n.maps.Set.MaxEntries(), n.clock.Now, numbers)
 	p.ruleSpace = newExtents(n.maps.Rule.Name, n.maps.Rule.MaxEntries(), n.clock.Now, ruleSpace)
 	p.portSpace = newExtents(n.maps.Port.Name, n.maps.Port.MaxEntries(), n.clock.Now, portSpace)
+	p.nodeSpace = newExtents(n.maps.PortIndex.Name, n.maps.PortIndex.MaxEntries(), n.clock.Now, nodeSpace)
 	p.counters = counters
 	if len(sets)+len(peers) > 0 {
 		p.inherited = h
@@ -84,6 +86,11 @@ func visibleSets(n *Node) (map[uint32]bpfobj.SkepSet, error) {
 	}
 	maps.DeleteFunc(all, func(_ uint32, s bpfobj.SkepSet) bool { return s.Flags == 0 })
 	return all, nil
+}
+
+// nodesOf is where the port index of a set lies.
+func nodesOf(set bpfobj.SkepSet) run {
+	return run{set.FirstNode, uint32(compile.PortNodes(int(set.Ports)))}
 }
 
 // portRows reads the rows of the sets' port spans.
@@ -108,6 +115,7 @@ func (h *inheritance) remove(p *policy) error {
 		p.numbers.rest(run{number, 1})
 		p.ruleSpace.rest(run{set.FirstRule, set.Rules})
 		p.portSpace.rest(run{set.FirstPort, set.Ports})
+		p.nodeSpace.rest(nodesOf(set))
 	}
 	for _, key := range h.peers {
 		errs = append(errs, p.node.maps.Peer.Remove(key))

@@ -25,6 +25,7 @@ type policy struct {
 	numbers   *extents // of skep_set
 	ruleSpace *extents // of skep_rule
 	portSpace *extents // of skep_port
+	nodeSpace *extents // of skep_port_index
 	counters  *counters
 	classes   map[compile.ClassKey]uint32
 	addresses map[netip.Addr]uint32

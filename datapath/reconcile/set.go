@@ -19,9 +19,8 @@ func runOf(r bpfobj.SkepRow) run {
 // liveSet is a policy set in the maps.
 type liveSet struct {
 	*compile.Set
-	number    uint32
-	firstRule uint32
-	firstPort uint32
+	number uint32
+	at     bpfmap.Places
 	// visible says that the header is written.
 	visible bool
 	// peers are the rows by class number.
@@ -37,20 +36,12 @@ func (p *policy) writeSet(compiled *compile.Set) (*liveSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	firstRule, err := p.ruleSpace.take(uint32(compiled.Bits()))
+	at, err := p.takePlaces(compiled)
 	if err != nil {
 		p.numbers.give(run{number, 1})
 		return nil, err
 	}
-	firstPort, err := p.portSpace.take(uint32(len(compiled.Ports)))
-	if err != nil {
-		p.numbers.give(run{number, 1})
-		p.ruleSpace.give(run{firstRule, uint32(compiled.Bits())})
-		return nil, err
-	}
-	s := &liveSet{
-		Set: compiled, number: number, firstRule: firstRule, firstPort: firstPort, peers: map[uint32]*storedRow{},
-	}
+	s := &liveSet{Set: compiled, number: number, at: at, peers: map[uint32]*storedRow{}}
 	if err := p.writePeer(s, uint32(noClass), compiled.NoPeer()); err != nil {
 		return s, err
 	}
@@ -60,14 +51,51 @@ func (p *policy) writeSet(compiled *compile.Set) (*liveSet, error) {
 	return s, p.writeRules(s)
 }
 
+// stretch is a set's part of an array.
+type stretch struct {
+	space *extents
+	run
+}
+
+func (p *policy) stretches(s *compile.Set, at bpfmap.Places) [3]stretch {
+	return [3]stretch{
+		{p.ruleSpace, run{at.FirstRule, uint32(s.Bits())}},
+		{p.portSpace, run{at.FirstPort, uint32(len(s.Ports))}},
+		{p.nodeSpace, run{at.FirstNode, uint32(compile.PortNodes(len(s.Ports)))}},
+	}
+}
+
+// takePlaces finds room for all parts of a set, or takes none.
+func (p *policy) takePlaces(s *compile.Set) (bpfmap.Places, error) {
+	parts := p.stretches(s, bpfmap.Places{})
+	for i := range parts {
+		first, err := parts[i].space.take(parts[i].length)
+		if err != nil {
+			for _, taken := range parts[:i] {
+				if taken.length > 0 {
+					taken.space.give(taken.run)
+				}
+			}
+			return bpfmap.Places{}, err
+		}
+		parts[i].first = first
+	}
+	return bpfmap.Places{FirstRule: parts[0].first, FirstPort: parts[1].first, FirstNode: parts[2].first}, nil
+}
+
 func (p *policy) writePorts(s *liveSet) error {
+	for i, node := range compile.PortIndex(s.Ports) {
+		if err := p.node.maps.PortIndex.Put(s.at.FirstNode+uint32(i), bpfmap.PortNode(node)); err != nil {
+			return err
+		}
+	}
 	for i, span := range s.Ports {
 		stored, err := p.rows.acquire(span.Row)
 		if err != nil {
 			return err
 		}
 		s.ports = append(s.ports, stored)
-		if err := p.node.maps.Port.Put(s.firstPort+uint32(i), bpfmap.PortSpan(span, stored.row)); err != nil {
+		if err := p.node.maps.Port.Put(s.at.FirstPort+uint32(i), bpfmap.PortSpan(span, stored.row)); err != nil {
 			return err
 		}
 	}
@@ -85,7 +113,7 @@ func (p *policy) writeRules(s *liveSet) error {
 		entries[rule.Bit] = bpfmap.Rule(rule, slot)
 	}
 	for i, entry := range entries {
-		if err := p.node.maps.Rule.Put(s.firstRule+uint32(i), entry); err != nil {
+		if err := p.node.maps.Rule.Put(s.at.FirstRule+uint32(i), entry); err != nil {
 			return err
 		}
 	}
@@ -119,7 +147,7 @@ func (p *policy) addClasses(s *liveSet, classes []compile.ClassKey, atoms map[co
 	if err != nil {
 		return err
 	}
-	header := bpfmap.SetHeader(s.Set, s.firstRule, s.firstPort, slot, p.node.state.NextClass)
+	header := bpfmap.SetHeader(s.Set, s.at, slot, p.node.state.NextClass)
 	if !s.visible {
 		// Entries of an array are not written in one piece: the flags follow when the rest is there.
 		hidden := header
@@ -162,7 +190,8 @@ func (p *policy) removeSet(s *liveSet) error {
 		return err
 	}
 	p.numbers.rest(run{s.number, 1})
-	p.ruleSpace.rest(run{s.firstRule, uint32(s.Bits())})
-	p.portSpace.rest(run{s.firstPort, uint32(len(s.Ports))})
+	for _, part := range p.stretches(s.Set, s.at) {
+		part.space.rest(part.run)
+	}
 	return nil
 }

@@ -192,6 +192,10 @@ func TestInternalErrorsAreDropsOfTheirOwn(t *testing.T) {
 			}
 			return err
 		}, bpfobj.SkepReasonSKEP_REASON_ERROR_ROW},
+		{"a node of the port index that is not there", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
+			set, _, err := h.Maps.Set.Get(b.IngressSet)
+			return join(err, h.Maps.PortIndex.Put(set.FirstNode, bpfobj.SkepPortNode{}))
+		}, bpfobj.SkepReasonSKEP_REASON_ERROR_ROW},
 		{"a rule that is not there", func(h *progtest.Harness, b bpfobj.SkepEndpoint) error {
 			set, _, err := h.Maps.Set.Get(b.IngressSet)
 			return join(err, h.Maps.Rule.Put(set.FirstRule, bpfobj.SkepRule{}))

@@ -17,7 +17,7 @@ import (
 
 // TestAPolicyThatDoesNotFitLeavesTheLastOneInForce fills one map after the other.
 func TestAPolicyThatDoesNotFitLeavesTheLastOneInForce(t *testing.T) {
-	for _, name := range []string{"skep_addr", "skep_cidr", "skep_set", "skep_peer", "skep_port", "skep_rule", "skep_block"} {
+	for _, name := range []string{"skep_addr", "skep_cidr", "skep_set", "skep_peer", "skep_port", "skep_port_index", "skep_rule", "skep_block"} {
 		t.Run(name, func(t *testing.T) {
 			h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{name: 16} })
 			must(t, h.Endpoint("a", podA4))
@@ -125,7 +125,7 @@ func TestRulesOfManyBlocks(t *testing.T) {
 // TestRulesOfManyPorts gives every rule a port of its own, with a port between them that no rule names.
 func TestRulesOfManyPorts(t *testing.T) {
 	h := judged(t)
-	for _, n := range []int{1, 2, 3, 7, 8, 1000, 16384} {
+	for _, n := range []int{1, 2, 6, 7, 8, 112, 113, 1000, 1687, 1688, 16384} {
 		set := datapath.PolicySet{ID: datapath.SetID(fmt.Sprintf("ports-%d", n)), Default: datapath.Deny, DefaultRule: 1}
 		for i := range n {
 			port := uint16(2*i + 100)
