@@ -35,6 +35,8 @@ var (
 	config *rest.Config
 	// skep is the binary under test, kubeconfig the one that it wrote, and home a private home directory.
 	skep, kubeconfig, home string
+	// probe is the image that most pods run.
+	probe v1.Image
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -80,11 +82,10 @@ func start() error {
 		return fmt.Errorf("skep up: %w", err)
 	}
 	fmt.Printf("skep up --nodes %d took %v\n", nodes, time.Since(began).Round(10*time.Millisecond))
-	image, err := probeimage.Build(home)
-	if err != nil {
+	if probe, err = probeimage.Build(home); err != nil {
 		return err
 	}
-	if err := load(image, probeimage.Ref); err != nil {
+	if err := load(probe, probeimage.Ref); err != nil {
 		return err
 	}
 	return connect()
