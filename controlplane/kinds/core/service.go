@@ -35,6 +35,7 @@ func Service() kinds.Kind {
 		PrepareForUpdate:    prepareServiceForUpdate,
 		Validate:            validateService,
 		ValidateUpdate:      validateServiceUpdate,
+		Warnings:            serviceWarnings,
 		Columns:             serviceColumns,
 		Row:                 serviceRow,
 		Fields: func(s *corev1.Service) fields.Set {
@@ -42,6 +43,18 @@ func Service() kinds.Kind {
 		},
 		FieldNames: []string{"spec.clusterIP", "spec.type"},
 	})
+}
+
+// serviceWarnings names what is stored and has no effect yet, so that nobody waits for an answer from outside.
+func serviceWarnings(s *corev1.Service) []string {
+	var warnings []string
+	if t := s.Spec.Type; t == corev1.ServiceTypeNodePort || t == corev1.ServiceTypeLoadBalancer {
+		warnings = append(warnings, fmt.Sprintf("spec.type: a Service of type %s is reached at its cluster address only: node ports and load balancers do nothing yet", t))
+	}
+	if len(s.Spec.ExternalIPs) > 0 {
+		warnings = append(warnings, "spec.externalIPs: external addresses do nothing yet")
+	}
+	return warnings
 }
 
 func defaultService(s *corev1.Service) {

@@ -106,6 +106,20 @@ func TestNodePortsSurviveAnApply(t *testing.T) {
 	}
 }
 
+func TestServiceWarnings(t *testing.T) {
+	for kind, want := range map[corev1.ServiceType]int{corev1.ServiceTypeClusterIP: 0, corev1.ServiceTypeExternalName: 0, corev1.ServiceTypeNodePort: 1, corev1.ServiceTypeLoadBalancer: 1} {
+		s := validService()
+		s.Spec.Type = kind
+		if got := serviceWarnings(s); len(got) != want {
+			t.Errorf("type %s: %q", kind, got)
+		}
+		s.Spec.ExternalIPs = []string{"192.0.2.1"}
+		if got := serviceWarnings(s); len(got) != want+1 {
+			t.Errorf("type %s with external addresses: %q", kind, got)
+		}
+	}
+}
+
 func TestServiceDefaults(t *testing.T) {
 	s := validService()
 	s.Spec.Type = corev1.ServiceTypeLoadBalancer

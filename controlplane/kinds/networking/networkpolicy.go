@@ -26,6 +26,7 @@ func NetworkPolicy() kinds.Kind {
 		ShortNames:   []string{"netpol"},
 		Default:      defaultPolicy,
 		Validate:     validatePolicy,
+		Warnings:     policyWarnings,
 		Columns: []metav1.TableColumnDefinition{
 			kinds.NameColumn(),
 			kinds.Column("Pod-Selector", "string", networkingv1.NetworkPolicySpec{}.SwaggerDoc()["podSelector"]),
@@ -143,6 +144,31 @@ func validatePeers(peers []networkingv1.NetworkPolicyPeer, path *field.Path) fie
 		}
 	}
 	return errs
+}
+
+// policyWarnings points at address ranges whose text says more than the range: 10.1.2.3/16 allows all of 10.1.0.0/16.
+func policyWarnings(p *networkingv1.NetworkPolicy) []string {
+	var warnings []string
+	look := func(peers []networkingv1.NetworkPolicyPeer, path *field.Path) {
+		for i, peer := range peers {
+			if peer.IPBlock == nil {
+				continue
+			}
+			at := path.Index(i).Child("ipBlock")
+			warnings = append(warnings, validation.GetWarningsForCIDR(at.Child("cidr"), peer.IPBlock.CIDR)...)
+			for j, except := range peer.IPBlock.Except {
+				warnings = append(warnings, validation.GetWarningsForCIDR(at.Child("except").Index(j), except)...)
+			}
+		}
+	}
+	path := field.NewPath("spec")
+	for i, rule := range p.Spec.Ingress {
+		look(rule.From, path.Child("ingress").Index(i).Child("from"))
+	}
+	for i, rule := range p.Spec.Egress {
+		look(rule.To, path.Child("egress").Index(i).Child("to"))
+	}
+	return warnings
 }
 
 func validateIPBlock(b *networkingv1.IPBlock, path *field.Path) field.ErrorList {

@@ -88,6 +88,21 @@ func TestNetworkPolicyDefaults(t *testing.T) {
 	}
 }
 
+func TestNetworkPolicyWarnings(t *testing.T) {
+	p := valid()
+	if got := policyWarnings(p); len(got) != 0 {
+		t.Errorf("warns about a policy without fault: %q", got)
+	}
+	p.Spec.Egress[0].To[0].IPBlock = &networkingv1.IPBlock{CIDR: "10.1.2.3/8", Except: []string{"10.2.3.4/16"}}
+	want := []string{
+		`spec.egress[0].to[0].ipBlock.cidr: CIDR value "10.1.2.3/8" is ambiguous in this context (should be "10.0.0.0/8" or "10.1.2.3/32"?)`,
+		`spec.egress[0].to[0].ipBlock.except[0]: CIDR value "10.2.3.4/16" is ambiguous in this context (should be "10.2.0.0/16" or "10.2.3.4/32"?)`,
+	}
+	if d := cmp.Diff(want, policyWarnings(p)); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestNetworkPolicyLines(t *testing.T) {
 	p := valid()
 	p.Name = "db"
