@@ -41,6 +41,7 @@ type network interface {
 
 // policy is what the agent needs of intent.
 type policy interface {
+	WaitCurrent(ctx context.Context, pod *v1.Pod, failed func(error)) error
 	WaitEnforced(ctx context.Context, uid string) error
 }
 
@@ -70,6 +71,8 @@ type agent struct {
 	// cidrReady is closed when podnet knows the node's ranges.
 	cidrReady chan struct{}
 	cidrOnce  sync.Once
+	// podsKnown is closed when every pod that the API has for this node has a worker.
+	podsKnown chan struct{}
 
 	mu      sync.Mutex // guards workers and adopted
 	workers map[types.UID]*worker

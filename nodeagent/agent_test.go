@@ -129,14 +129,20 @@ func (n *loopNet) Pods() []podnet.Pod {
 }
 
 // gate is the policy: open unless a test holds it.
-type gate struct{ hold chan struct{} }
+type gate struct{ hold, current chan struct{} }
 
-func (g gate) WaitEnforced(ctx context.Context, _ string) error {
-	if g.hold == nil {
+func (g gate) WaitCurrent(ctx context.Context, _ *v1.Pod, _ func(error)) error {
+	return g.wait(ctx, g.current)
+}
+
+func (g gate) WaitEnforced(ctx context.Context, _ string) error { return g.wait(ctx, g.hold) }
+
+func (g gate) wait(ctx context.Context, hold chan struct{}) error {
+	if hold == nil {
 		return nil
 	}
 	select {
-	case <-g.hold:
+	case <-hold:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

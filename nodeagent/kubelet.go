@@ -63,7 +63,15 @@ type nodeAPI struct{ a *agent }
 
 var _ kubeletapi.Node = nodeAPI{}
 
+// knownWait bounds how long a request waits for an agent that has just started to learn of its pods.
+const knownWait = 10 * time.Second
+
+// find returns a pod's worker, or nil. Right after a start it waits for the pods to be known: their containers run, after all.
 func (n nodeAPI) find(namespace, name string) *worker {
+	select {
+	case <-n.a.podsKnown:
+	case <-time.After(knownWait):
+	}
 	n.a.mu.Lock()
 	defer n.a.mu.Unlock()
 	for _, w := range n.a.workers {

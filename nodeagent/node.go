@@ -38,6 +38,10 @@ const (
 
 // keepNode registers the node, keeps its status and lease, and follows its pod CIDRs.
 func (a *agent) keepNode(ctx context.Context, dp datapath.Datapath) error {
+	// A node that says Ready answers for its pods.
+	if wait(ctx, a.podsKnown) != nil {
+		return nil
+	}
 	err := retry(ctx, 100*time.Millisecond, 2*time.Second, func() error { return a.register(ctx, dp) }, func(err error) {
 		a.log.Warn("node not registered, will retry", "err", err)
 	})

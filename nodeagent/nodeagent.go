@@ -114,7 +114,7 @@ func newAgent(ctx context.Context, cfg Config, client kubernetes.Interface) (*ag
 		cfg: cfg, log: log, client: client, objects: objects, cgroups: groups, saved: saved, machine: m,
 		volumes: volume.New(filepath.Join(cfg.DataDir, "pods"), objects), status: status.New(client, log),
 		logs:      podlog.NewClient(filepath.Join(cfg.RunDir, "log"), cfg.Executable, log),
-		cidrReady: make(chan struct{}), workers: map[types.UID]*worker{}, pullLimit: make(chan struct{}, maxPulls),
+		cidrReady: make(chan struct{}), podsKnown: make(chan struct{}), workers: map[types.UID]*worker{}, pullLimit: make(chan struct{}, maxPulls),
 	}
 	if err := a.connect(ctx); err != nil {
 		return nil, err
@@ -166,10 +166,11 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	if err := a.adoptAll(ctx); err != nil {
 		return fmt.Errorf("find containers of an earlier agent: %w", err)
 	}
+	a.awaitAPI(ctx)
 	all := informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(trim))
 	a.services = all.Core().V1().Services().Lister()
 	translator := intent.New(intent.Config{
-		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp, RulesPath: filepath.Join(a.cfg.DataDir, "rules"), Logger: a.cfg.Logger,
+		NodeName: a.cfg.NodeName, Informers: all, Policies: a.client.NetworkingV1(), Datapath: dp, RulesPath: filepath.Join(a.cfg.DataDir, "rules"), Logger: a.cfg.Logger,
 	})
 	a.policy = translator
 	all.Start(ctx.Done())
@@ -187,6 +188,31 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 		return nil
 	}
 	return err
+}
+
+// apiWait is how long the agent waits for a server that is starting before it tries its luck with one that is not ready.
+const apiWait = time.Minute
+
+// awaitAPI returns when the API server says that it is ready, after apiWait, or when ctx ends. Agent and server often start at the
+// same time, and every watch that begins too early is an error in the log and a back-off.
+func (a *agent) awaitAPI(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, apiWait)
+	defer cancel()
+	begin, told := time.Now(), false
+	err := retry(ctx, 50*time.Millisecond, time.Second, func() error {
+		return a.client.Discovery().RESTClient().Get().AbsPath("/readyz").Timeout(5 * time.Second).Do(ctx).Error()
+	}, func(err error) {
+		if !told {
+			a.log.Info("waiting for the API server to be ready", "err", err)
+			told = true
+		}
+	})
+	switch {
+	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		a.log.Warn("API server not ready, going on; watches will retry", "took", time.Since(begin), "err", err)
+	case told:
+		a.log.Info("API server is ready", "took", time.Since(begin))
+	}
 }
 
 // trim drops what nobody here reads from cached objects: managed fields are a good part of their size.
@@ -217,6 +243,7 @@ func (a *agent) runPods(ctx context.Context, services cache.SharedIndexInformer)
 	if !cache.WaitForCacheSync(ctx.Done(), handle.HasSynced) {
 		return nil
 	}
+	close(a.podsKnown)
 	list, err := pods.Lister().List(labels.Everything())
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ func (a *agent) refuses(pod *v1.Pod) (reason, message string) {
 // setUpNetwork makes namespaces and network, then waits for the pod's policy. Containers are created meanwhile: they need the
 // namespaces, and no device in them before they start.
 func (w *worker) setUpNetwork(ctx context.Context, pod *v1.Pod) {
+	current := w.awaitCurrentPolicy(ctx, pod)
 	var box podnet.Attachment
 	if err := w.retryNetwork(ctx, pod, func() (err error) {
 		box, err = w.a.reserve(ctx, pod)
@@ -80,8 +81,38 @@ func (w *worker) setUpNetwork(ctx context.Context, pod *v1.Pod) {
 		if err := w.a.policy.WaitEnforced(ctx, string(pod.UID)); err != nil {
 			return
 		}
+		if err := wait(ctx, current); err != nil {
+			return
+		}
 	}
 	close(w.policyReady)
+}
+
+// policySlow is how long a pod waits for its policy before the user hears of it.
+const policySlow = 10 * time.Second
+
+// awaitCurrentPolicy closes what it returns once the node's policy is no older than the pod. That takes a call to the API, so it
+// runs beside the making of the network.
+func (w *worker) awaitCurrentPolicy(ctx context.Context, pod *v1.Pod) <-chan struct{} {
+	current := make(chan struct{})
+	if pod.Spec.HostNetwork {
+		close(current)
+		return current
+	}
+	w.jobs.Go(func() {
+		begin, told := time.Now(), false
+		if err := w.a.policy.WaitCurrent(ctx, pod, func(err error) {
+			if told || time.Since(begin) < policySlow {
+				return
+			}
+			told = true
+			w.log.Warn("policy of the node is older than the pod, which waits for it", "err", err)
+			w.a.event(pod, "", v1.EventTypeWarning, "NetworkNotReady", "network is not ready: network policy of this node is older than the pod: %v", err)
+		}); err == nil {
+			close(current)
+		}
+	})
+	return current
 }
 
 // retryNetwork tries f until it works or ctx ends, and tells the user of failures.

@@ -56,6 +56,12 @@ func (t *Translator) applyPod(ch change, pod *corev1.Pod) {
 }
 
 func (t *Translator) applyPolicy(np *networkingv1.NetworkPolicy, gone bool) {
+	version := np.ResourceVersion
+	if gone {
+		version = ""
+	}
+	t.taken.set(np.Namespace, np.Name, version)
+	t.unpublished[np.Namespace] = true
 	if gone {
 		t.note(&t.pending.policy, t.cluster.DeleteNetworkPolicy(np.Namespace, np.Name))
 		return

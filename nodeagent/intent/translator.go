@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/informers"
+	typednetworkingv1 "k8s.io/client-go/kubernetes/typed/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"skep.dev/skep/datapath"
@@ -33,7 +34,9 @@ type Config struct {
 	NodeName string
 	// Informers must watch all namespaces without a field or label filter: peers live anywhere.
 	Informers informers.SharedInformerFactory
-	Datapath  datapath.Datapath
+	// Policies reads what WaitCurrent compares the informers with.
+	Policies typednetworkingv1.NetworkPoliciesGetter
+	Datapath datapath.Datapath
 	// RulesPath is the journal of rule numbers. Without it numbers start again with every run, and conntrack entries
 	// from before a restart are attributed wrongly.
 	RulesPath string
@@ -45,23 +48,30 @@ type Translator struct {
 	cfg   Config
 	log   *slog.Logger
 	rules *RuleTable
-	// cluster, inForce, pending and backoff belong to the goroutine of Run.
+	// cluster to unpublished belong to the goroutine of Run.
 	cluster *Cluster
 	// inForce is what the datapath took last.
 	inForce *datapath.PolicyState
 	pending stale
 	backoff time.Duration
+	// taken are the versions of policies that cluster has; unpublished names the namespaces where inForceVersions may differ.
+	taken       versions
+	unpublished map[string]bool
 
 	synced  []cache.DoneChecker
 	refused error
 	wake    chan struct{}
 
-	mu    sync.Mutex // guards queue, enforced and renewed
+	mu    sync.Mutex // guards what follows
 	queue []change
 	// enforced are the pods that the policy in force covers, true for those whose addresses it knows; renewed is closed
 	// and replaced whenever it changes.
 	enforced map[datapath.EndpointID]bool
 	renewed  chan struct{}
+	// inForceVersions are those of the policies in force; current says which version of the API they are known to be no older
+	// than, by namespace.
+	inForceVersions versions
+	current         map[string]string
 }
 
 // change is one event of an informer. After is nil for a deletion.
@@ -83,6 +93,10 @@ func New(cfg Config) *Translator {
 		wake:     make(chan struct{}, 1),
 		enforced: map[datapath.EndpointID]bool{},
 		renewed:  make(chan struct{}),
+		taken:    versions{},
+		current:  map[string]string{},
+
+		unpublished: map[string]bool{}, inForceVersions: versions{},
 	}
 	var err error
 	if t.rules, err = NewRuleTable(cfg.RulesPath); err != nil {
@@ -121,6 +135,9 @@ func (t *Translator) Run(ctx context.Context) error {
 			}
 			t.handOver(ctx)
 			last = time.Now()
+		}
+		if !t.pending.policy {
+			t.publish()
 		}
 		if !t.await(ctx) {
 			return nil

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
+	clientfake "k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/fake"
+)
+
+// listOf reads "version: name=version …".
+func listOf(text string) *networkingv1.NetworkPolicyList {
+	version, rest, _ := strings.Cut(text, ":")
+	list := &networkingv1.NetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: version}}
+	for _, item := range strings.Fields(rest) {
+		name, version, _ := strings.Cut(item, "=")
+		list.Items = append(list.Items, networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, ResourceVersion: version}})
+	}
+	return list
+}
+
+func TestCovers(t *testing.T) {
+	for _, c := range []struct {
+		name, have, list string
+		want             bool
+	}{
+		{"nothing and nothing", "", "10:", true},
+		{"the same", "a=5 b=7", "10: a=5 b=7", true},
+		{"a policy that has not come yet", "a=5", "10: a=5 b=7", false},
+		{"an older version", "a=5", "10: a=9", false},
+		{"versions are numbers", "a=9", "100: a=10", false},
+		{"a newer version", "a=12", "10: a=9", true},
+		{"a policy whose end has not come yet", "a=5", "10:", false},
+		{"a policy that was made after the list", "a=11", "10:", true},
+		{"a version that is not one", "a=x", "10: a=x", false},
+	} {
+		v := versions{}
+		for _, np := range listOf(":" + c.have).Items {
+			v.set("ns", np.Name, np.ResourceVersion)
+		}
+		if got := v.covers("ns", listOf(c.list)); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// TestAPodWaitsForPoliciesOlderThanItself holds the watch of policies back while the API has one already.
+func TestAPodWaitsForPoliciesOlderThanItself(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	pod := testPod("shop", "web", self, "10.0.0.1", nil)
+	pod.ResourceVersion = "20"
+	client := clientfake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, pod)
+	deny := policyFrom(t, "deny", "\n  podSelector: {}")
+	deny.ResourceVersion = "15"
+	lists := make(chan string, 100)
+	client.PrependReactor("list", "networkpolicies", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if a.GetNamespace() == "" { // of the informer, from before
+			return true, &networkingv1.NetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "10"}}, nil
+		}
+		lists <- a.(clienttesting.ListActionImpl).ListOptions.ResourceVersion
+		return true, &networkingv1.NetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "21"}, Items: []networkingv1.NetworkPolicy{*deny}}, nil
+	})
+	held := watch.NewFake()
+	client.PrependWatchReactor("networkpolicies", func(clienttesting.Action) (bool, watch.Interface, error) { return true, held, nil })
+	dp := fake.New()
+	tr := New(Config{NodeName: self, Informers: informers.NewSharedInformerFactory(client, 0), Policies: client.NetworkingV1(), Datapath: dp})
+	done := make(chan error, 1)
+	go func() { done <- tr.Run(ctx) }()
+	if err := tr.WaitEnforced(ctx, "uid-web"); err != nil {
+		t.Fatal(err)
+	}
+	verdict := func() datapath.Action { return dp.Policy().Sets[dp.Policy().Endpoints["uid-web"].Ingress].Default }
+	if verdict() != datapath.Allow {
+		t.Fatal("the policy came by another way")
+	}
+	current, failures := make(chan error, 1), make(chan error, 100)
+	go func() { current <- tr.WaitCurrent(ctx, pod, func(err error) { failures <- err }) }()
+	select {
+	case err := <-current:
+		t.Fatalf("a pod starts before a policy that is older than it is in force: %v", err)
+	case err := <-failures:
+		if !strings.Contains(err.Error(), "behind version 21") {
+			t.Errorf("told: %v", err)
+		}
+	}
+	if at := <-lists; at != "20" {
+		t.Errorf("policies were read as of %s", at)
+	}
+	held.Add(deny)
+	if err := <-current; err != nil {
+		t.Fatal(err)
+	}
+	if verdict() != datapath.Deny {
+		t.Error("the policy is not in force")
+	}
+	// What is known to be current needs no further look.
+	for len(lists) > 0 {
+		<-lists
+	}
+	older := pod.DeepCopy()
+	older.ResourceVersion = "21"
+	if err := tr.WaitCurrent(ctx, older, func(err error) { t.Error(err) }); err != nil || len(lists) != 0 {
+		t.Errorf("%v, %d lists", err, len(lists))
+	}
+	// A policy that changes nothing here counts, too.
+	before := dp.Policy()
+	unconcerned := policyFrom(t, "unconcerned", "\n  podSelector: {matchLabels: {app: none}}")
+	unconcerned.ResourceVersion = "25"
+	held.Add(unconcerned)
+	reached := &networkingv1.NetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "26"}, Items: []networkingv1.NetworkPolicy{*deny, *unconcerned}}
+	if err := tr.waitFor(ctx, "shop", reached); err != nil || dp.Policy() != before {
+		t.Errorf("%v, policy handed over: %v", err, dp.Policy() != before)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
