@@ -3,6 +3,9 @@
 package local
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -127,5 +130,54 @@ func TestShimSocketsAreToldApart(t *testing.T) {
 	}
 	if a.shimSocket("n", "uid") == b.shimSocket("n", "uid") {
 		t.Error("two clusters share a socket")
+	}
+}
+
+func TestTheClusterThatIsMeant(t *testing.T) {
+	for _, tc := range []struct {
+		there, meant, fault string
+	}{
+		{"", "", `there is no local cluster "other": start one with "skep up --name other"`},
+		{"test", "test", `there is no local cluster "other": start one with "skep up --name other", or choose with --name among test`},
+		{"a skep", "skep", `there is no local cluster "other": start one with "skep up --name other", or choose with --name among a, skep`},
+		{"a b", "", `there is no local cluster "other": start one with "skep up --name other", or choose with --name among a, b`},
+	} {
+		var clusters []Cluster
+		for _, name := range strings.Fields(tc.there) {
+			clusters = append(clusters, Cluster{Name: name})
+		}
+		if c, _ := meant(clusters); c.Name != tc.meant {
+			t.Errorf("of %q %q is meant, not %q", tc.there, c.Name, tc.meant)
+		}
+		if got := (Cluster{Name: "other"}).missing(clusters).Error(); got != tc.fault {
+			t.Errorf("with %q: %s", tc.there, got)
+		}
+	}
+}
+
+func TestOnlyWhatWasWaitedForIsExplainedByALog(t *testing.T) {
+	c := Cluster{Name: "logs"}
+	old := dataRoot
+	dataRoot = t.TempDir()
+	t.Cleanup(func() { dataRoot = old })
+	for _, process := range []string{"server", "logs-1", "logs-2"} {
+		if err := writeFile(c.LogFile(process), []byte("log of "+process+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := &upRun{Cluster: c, state: State{Nodes: 2}}
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("cluster has 3 nodes and cannot shrink"), ""},
+		{fmt.Errorf("waiting: %w; last seen: node logs-2 is not ready", context.DeadlineExceeded), "log of logs-2"},
+		{fmt.Errorf("waiting: %w; last seen: refused", context.DeadlineExceeded), "log of server"},
+		{fmt.Errorf("waiting: %w", processDied{"logs-1"}), "log of logs-1"},
+	} {
+		got := u.explain(tc.err).Error()
+		if !strings.Contains(got, tc.want) || tc.want == "" && strings.Contains(got, "log of") {
+			t.Errorf("%v is explained by %q, not by %q", tc.err, got, tc.want)
+		}
 	}
 }
