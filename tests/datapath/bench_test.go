@@ -55,9 +55,11 @@ type benchCase struct {
 	name     string
 	rules    int
 	services int
-	// byPrefix has a and b match by CIDR peers, and every destination looked up among the Services: the dearest way to an
-	// allowed connection.
+	// byPrefix has a and b match by CIDR peers, and every destination looked up among the Services.
 	byPrefix bool
+	// outside has a send to an address of that prefix which is no pod's of this node: only a's egress is judged, but the class is
+	// looked for by prefix. Those of this node's own pods are known exactly.
+	outside bool
 }
 
 func (c benchCase) world(b testing.TB) (*progtest.Harness, progtest.Packet) {
@@ -84,8 +86,12 @@ func (c benchCase) world(b testing.TB) (*progtest.Harness, progtest.Packet) {
 	}
 	must(b, h.Node.SetServices(services))
 	must(b, h.As("a"))
+	dst := podB4
+	if c.outside {
+		dst = netip.MustParseAddr("10.244.200.9")
+	}
 	return h, progtest.Packet{
-		Src: podA4, Dst: podB4, Protocol: progtest.TCP, SrcPort: 40000, DstPort: uint16(1000 + c.rules - 1), Body: make([]byte, 64),
+		Src: podA4, Dst: dst, Protocol: progtest.TCP, SrcPort: 40000, DstPort: uint16(1000 + c.rules - 1), Body: make([]byte, 64),
 	}
 }
 
@@ -111,6 +117,7 @@ func BenchmarkPrograms(b *testing.B) {
 		{name: "rules=1000/services=10000", rules: benchRules, services: 10000},
 		{name: "rules=1/services=10", rules: 1, services: 10},
 		{name: "everything", rules: benchRules, services: 10000, byPrefix: true},
+		{name: "everything/outside", rules: benchRules, services: 10000, byPrefix: true, outside: true},
 	} {
 		b.Run(c.name, func(b *testing.B) { benchPrograms(b, c) })
 	}
