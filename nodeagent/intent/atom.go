@@ -16,7 +16,7 @@ import (
 	"skep.dev/skep/datapath"
 )
 
-// peer is a NetworkPolicyPeer in parsed form. Its id is canonical: peers that mean the same have the same.
+// peer is a peer of a rule, of either API, in parsed form. Its id is canonical: peers that mean the same have the same.
 type peer struct {
 	id string
 	// namespace is exact when no namespaceSelector is given; otherwise namespaces selects.
@@ -25,10 +25,15 @@ type peer struct {
 	pods       labels.Selector
 	// cidr is set for an ipBlock, and then nothing above is.
 	cidr *datapath.CIDR
+	// nodes is set for a peer that selects nodes, and then pods selects nothing.
+	nodes labels.Selector
 }
 
 // anyPod is the peer of an egress rule without peers when its port is named: the name needs a pod to mean a number.
 var anyPod = peer{id: "pods:*", namespaces: labels.Everything(), pods: labels.Everything()}
+
+// strangers are pods whose namespace is not known yet.
+var strangers = peer{id: "pods:?"}
 
 // atom is a peer in use, possibly narrowed to the pods that give a port name one number.
 type atom struct {
@@ -154,18 +159,25 @@ func (a *atom) byAddress() bool { return a.cidr != nil && a.named != nil }
 
 // selects reports whether the pods of a profile belong to the atom. Atoms that need the address belong to no profile.
 func (a *atom) selects(pr *profile) bool {
-	if a.cidr != nil || !a.admitsPort(pr) {
+	return a.admitsPort(pr) && a.peer.selects(pr)
+}
+
+// selects reports whether the peer is the pods of a profile, among others.
+func (p peer) selects(pr *profile) bool {
+	switch {
+	case p.cidr != nil || p.nodes != nil:
 		return false
-	}
-	if a.namespaces != nil {
+	case p.id == strangers.id:
+		return pr.nsLabels == nil
+	case p.namespaces != nil:
 		// Labels that have not arrived yet are not absent labels: "!untrusted" must not hold for them.
-		if pr.nsLabels == nil || !a.namespaces.Matches(pr.nsLabels) {
+		if pr.nsLabels == nil || !p.namespaces.Matches(pr.nsLabels) {
 			return false
 		}
-	} else if a.namespace != pr.namespace {
+	case p.namespace != pr.namespace:
 		return false
 	}
-	return a.pods.Matches(pr.labels)
+	return p.pods.Matches(pr.labels)
 }
 
 func (a *atom) admitsPort(pr *profile) bool {
@@ -186,7 +198,7 @@ func (c *Cluster) acquireAtom(p peer, named *podPort) *atom {
 	if a == nil {
 		a = &atom{peer: p, id: id, named: named}
 		c.atoms[id] = a
-		c.addressesStale = c.addressesStale || a.byAddress()
+		c.addressesStale = c.addressesStale || a.byAddress() || a.nodes != nil
 		for _, pr := range c.profiles {
 			if a.selects(pr) {
 				pr.selected[a] = struct{}{}
@@ -205,7 +217,7 @@ func (c *Cluster) releaseAtom(a *atom) {
 		return
 	}
 	delete(c.atoms, a.id)
-	c.addressesStale = c.addressesStale || a.byAddress()
+	c.addressesStale = c.addressesStale || a.byAddress() || a.nodes != nil
 	for _, pr := range c.profiles {
 		if _, ok := pr.selected[a]; ok {
 			delete(pr.selected, a)

@@ -37,7 +37,10 @@ type Cluster struct {
 	profiles   map[string]*profile
 	namespaces map[string]labels.Set
 	policies   map[string]map[string]*policy // namespace, name
-	atoms      map[datapath.AtomID]*atom
+	// clusterPolicies are the policies without a namespace, by name.
+	clusterPolicies map[string]*clusterPolicy
+	nodePeers       map[string]nodePeer
+	atoms           map[datapath.AtomID]*atom
 	// numbers counts for each port name the profiles that give it a number.
 	numbers map[namedPort]map[uint16]int
 
@@ -98,14 +101,18 @@ type profile struct {
 // NewCluster returns an empty cluster as seen from node. Rule numbers come from rules.
 func NewCluster(node string, rules *RuleTable) *Cluster {
 	return &Cluster{
-		node:           node,
-		rules:          rules,
-		pods:           map[types.UID]*pod{},
-		byNS:           map[string]map[types.UID]*pod{},
-		owners:         map[netip.Addr][]*pod{},
-		profiles:       map[string]*profile{},
-		namespaces:     map[string]labels.Set{},
-		policies:       map[string]map[string]*policy{},
+		node:       node,
+		rules:      rules,
+		pods:       map[types.UID]*pod{},
+		byNS:       map[string]map[types.UID]*pod{},
+		owners:     map[netip.Addr][]*pod{},
+		profiles:   map[string]*profile{},
+		namespaces: map[string]labels.Set{},
+		policies:   map[string]map[string]*policy{},
+
+		clusterPolicies: map[string]*clusterPolicy{},
+		nodePeers:       map[string]nodePeer{},
+
 		atoms:          map[datapath.AtomID]*atom{},
 		numbers:        map[namedPort]map[uint16]int{},
 		addressesStale: true,

@@ -7,6 +7,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/client-go/tools/cache"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // apply feeds one event to the cluster and notes what it makes stale.
@@ -27,6 +28,8 @@ func (t *Translator) apply(ch change) {
 		}
 	case *networkingv1.NetworkPolicy:
 		t.applyPolicy(o, gone)
+	case *policyv1alpha2.ClusterNetworkPolicy:
+		t.applyClusterPolicy(o, gone)
 	case *corev1.Service:
 		if gone {
 			t.note(&t.pending.services, t.cluster.DeleteService(o.Namespace, o.Name))
@@ -38,8 +41,10 @@ func (t *Translator) apply(ch change) {
 	case *corev1.Node:
 		if gone {
 			t.note(&t.pending.nodes, t.cluster.DeleteNode(o.Name))
+			t.note(&t.pending.policy, t.cluster.DeleteNodePeer(o.Name))
 		} else {
 			t.note(&t.pending.nodes, t.cluster.SetNode(o))
+			t.note(&t.pending.policy, t.cluster.SetNodePeer(o))
 		}
 	}
 }
@@ -73,6 +78,18 @@ func (t *Translator) applyPolicy(np *networkingv1.NetworkPolicy, gone bool) {
 	t.note(&t.pending.policy, changed)
 }
 
+func (t *Translator) applyClusterPolicy(cnp *policyv1alpha2.ClusterNetworkPolicy, gone bool) {
+	if gone {
+		t.note(&t.pending.policy, t.cluster.DeleteClusterPolicy(cnp.Name))
+		return
+	}
+	changed, err := t.cluster.SetClusterPolicy(cnp)
+	if err != nil {
+		t.log.Error("a cluster network policy cannot be translated, its last good version stays in force", "err", err)
+	}
+	t.note(&t.pending.policy, changed)
+}
+
 // applySlice minds that a slice may move to another Service.
 func (t *Translator) applySlice(ch change, sl *discoveryv1.EndpointSlice) {
 	before, _ := ch.before.(*discoveryv1.EndpointSlice)
@@ -99,14 +116,18 @@ func (t *Translator) register() {
 			t.enqueue(change{before: obj})
 		},
 	}
-	for _, inf := range []cache.SharedIndexInformer{
+	all := []cache.SharedIndexInformer{
 		core.Pods().Informer(),
 		core.Namespaces().Informer(),
 		t.cfg.Informers.Networking().V1().NetworkPolicies().Informer(),
 		core.Services().Informer(),
 		t.cfg.Informers.Discovery().V1().EndpointSlices().Informer(),
 		core.Nodes().Informer(),
-	} {
+	}
+	if t.cfg.ClusterPolicies != nil {
+		all = append(all, t.cfg.ClusterPolicies)
+	}
+	for _, inf := range all {
 		reg, err := inf.AddEventHandler(handlers)
 		if err != nil {
 			// Only an informer that has been stopped refuses. Run reports it.

@@ -16,13 +16,20 @@ import (
 	"skep.dev/skep/datapath"
 )
 
+// source is the object that rules come from.
+type source struct {
+	uid types.UID
+	// name is "namespace/name", or "name" of an object that has no namespace.
+	name       string
+	generation int64
+}
+
 // policy is a NetworkPolicy in parsed form.
 type policy struct {
-	uid             types.UID
-	namespace, name string
-	generation      int64
-	spec            networkingv1.NetworkPolicySpec
-	subject         labels.Selector
+	source
+	namespace string
+	spec      networkingv1.NetworkPolicySpec
+	subject   labels.Selector
 	// sides are nil in directions that the policy does not isolate.
 	sides [2]*side
 }
@@ -36,6 +43,7 @@ type side struct {
 type rule struct {
 	// id is zero until the rule is first used.
 	id      datapath.RuleID
+	action  datapath.Action
 	anyPeer bool
 	peers   []peer
 	anyPort bool
@@ -57,7 +65,7 @@ func (c *Cluster) SetNetworkPolicy(obj *networkingv1.NetworkPolicy) (bool, error
 	if c.policies[p.namespace] == nil {
 		c.policies[p.namespace] = map[string]*policy{}
 	}
-	c.policies[p.namespace][p.name] = p
+	c.policies[p.namespace][obj.Name] = p
 	return c.replaced(p.namespace, old, p), nil
 }
 
@@ -77,7 +85,11 @@ func (c *Cluster) DeleteNetworkPolicy(namespace, name string) bool {
 // replaced marks the sets that a policy's change touches. Either side may be nil.
 func (c *Cluster) replaced(namespace string, before, after *policy) bool {
 	if before != nil {
-		c.rules.retirePolicy(before)
+		for _, s := range before.sides {
+			if s != nil {
+				c.rules.retire(s.rules)
+			}
+		}
 	}
 	changed := false
 	for _, pr := range c.profiles {
@@ -93,7 +105,10 @@ func (c *Cluster) replaced(namespace string, before, after *policy) bool {
 }
 
 func parsePolicy(obj *networkingv1.NetworkPolicy) (*policy, error) {
-	p := &policy{uid: obj.UID, namespace: obj.Namespace, name: obj.Name, generation: obj.Generation, spec: obj.Spec}
+	p := &policy{
+		source:    source{uid: obj.UID, name: obj.Namespace + "/" + obj.Name, generation: obj.Generation},
+		namespace: obj.Namespace, spec: obj.Spec,
+	}
 	var err error
 	if p.subject, _, err = parseSelector(&obj.Spec.PodSelector); err != nil {
 		return nil, fmt.Errorf("podSelector: %w", err)
@@ -137,9 +152,7 @@ func parseRule(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.Netw
 		if err != nil {
 			return nil, fmt.Errorf("peer %d: %w", i, err)
 		}
-		if !slices.ContainsFunc(r.peers, func(o peer) bool { return o.id == parsed.id }) {
-			r.peers = append(r.peers, parsed)
-		}
+		r.addPeer(parsed)
 	}
 	for i, p := range ports {
 		if err := r.addPort(p); err != nil {
@@ -161,9 +174,7 @@ func (r *rule) addPort(p networkingv1.NetworkPolicyPort) error {
 	case p.Port == nil:
 		r.addRange(datapath.PortRange{Protocol: proto, First: 0, Last: 65535})
 	case p.Port.Type == intstr.String:
-		if np := (namedPort{proto, p.Port.StrVal}); !slices.Contains(r.named, np) {
-			r.named = append(r.named, np)
-		}
+		r.addNamed(namedPort{proto, p.Port.StrVal})
 	default:
 		first, last := p.Port.IntVal, p.Port.IntVal
 		if p.EndPort != nil {
@@ -175,6 +186,18 @@ func (r *rule) addPort(p networkingv1.NetworkPolicyPort) error {
 		r.addRange(datapath.PortRange{Protocol: proto, First: uint16(first), Last: uint16(last)})
 	}
 	return nil
+}
+
+func (r *rule) addPeer(p peer) {
+	if !slices.ContainsFunc(r.peers, func(o peer) bool { return o.id == p.id }) {
+		r.peers = append(r.peers, p)
+	}
+}
+
+func (r *rule) addNamed(np namedPort) {
+	if !slices.Contains(r.named, np) {
+		r.named = append(r.named, np)
+	}
 }
 
 func (r *rule) addRange(pr datapath.PortRange) {

@@ -37,7 +37,8 @@ const lostHeadGap = 1 << 24
 type RuleInfo struct {
 	ID        datapath.RuleID    `json:"id"`
 	Direction datapath.Direction `json:"direction"`
-	// Policies are "namespace/name": the policy of the rule, or all that isolate the pod for a default deny.
+	// Policies are "namespace/name", or "name" of a ClusterNetworkPolicy: the policy of the rule, or all that isolate the
+	// pod for a default deny.
 	Policies []string `json:"policies"`
 	// Index is the position in spec.ingress or spec.egress, or -1 for a default deny.
 	Index int `json:"index"`
@@ -144,32 +145,27 @@ func (t *RuleTable) Flush() error {
 }
 
 // ruleID numbers one rule of one version of a policy.
-func (t *RuleTable) ruleID(p *policy, dir datapath.Direction, index int) datapath.RuleID {
-	key := fmt.Sprintf("rule/%s/%d/%d/%d", p.uid, dir, index, p.generation)
+func (t *RuleTable) ruleID(s source, dir datapath.Direction, index int) datapath.RuleID {
+	key := fmt.Sprintf("rule/%s/%d/%d/%d", s.uid, dir, index, s.generation)
 	e := t.acquire(key, func() RuleInfo {
-		return RuleInfo{Direction: dir, Policies: []string{p.namespace + "/" + p.name}, Index: index, Generation: p.generation}
+		return RuleInfo{Direction: dir, Policies: []string{s.name}, Index: index, Generation: s.generation}
 	})
 	return e.Info.ID
 }
 
-// retirePolicy gives up the numbers that a version of a policy used.
-func (t *RuleTable) retirePolicy(p *policy) {
-	for _, s := range p.sides {
-		if s == nil {
-			continue
-		}
-		for _, r := range s.rules {
-			t.release(r.id)
-		}
+// retire gives up the numbers that the rules of a version of a policy used.
+func (t *RuleTable) retire(rules []*rule) {
+	for _, r := range rules {
+		t.release(r.id)
 	}
 }
 
 // acquireIsolation numbers the default deny of pods that exactly these policies isolate.
-func (t *RuleTable) acquireIsolation(dir datapath.Direction, isolating []*policy) datapath.RuleID {
+func (t *RuleTable) acquireIsolation(dir datapath.Direction, isolating []source) datapath.RuleID {
 	names := make([]string, len(isolating))
 	h := sha256.New()
 	for i, p := range isolating {
-		names[i] = p.namespace + "/" + p.name
+		names[i] = p.name
 		fmt.Fprintf(h, "%s\n", p.uid)
 	}
 	key := fmt.Sprintf("isolation/%d/%s", dir, hex.EncodeToString(h.Sum(nil)[:16]))

@@ -22,8 +22,8 @@ func openTable(t *testing.T, path string) *RuleTable {
 	return table
 }
 
-func numbered(name string, generation int64) *policy {
-	return &policy{uid: types.UID("uid-" + name), namespace: "shop", name: name, generation: generation}
+func numbered(name string, generation int64) source {
+	return source{uid: types.UID("uid-" + name), name: "shop/" + name, generation: generation}
 }
 
 func TestRuleNumbersAreStableAndNeverReused(t *testing.T) {
@@ -36,8 +36,8 @@ func TestRuleNumbersAreStableAndNeverReused(t *testing.T) {
 		"another direction":  table.ruleID(numbered("p", 1), datapath.Egress, 0),
 		"another generation": table.ruleID(numbered("p", 2), datapath.Ingress, 0),
 		"another policy":     table.ruleID(numbered("q", 1), datapath.Ingress, 0),
-		"a default deny":     table.acquireIsolation(datapath.Ingress, []*policy{numbered("p", 1)}),
-		"a default deny too": table.acquireIsolation(datapath.Ingress, []*policy{numbered("p", 1), numbered("q", 1)}),
+		"a default deny":     table.acquireIsolation(datapath.Ingress, []source{numbered("p", 1)}),
+		"a default deny too": table.acquireIsolation(datapath.Ingress, []source{numbered("p", 1), numbered("q", 1)}),
 	} {
 		if other, taken := seen[id]; taken || id == 0 {
 			t.Errorf("%s has number %d, which is %q", name, id, other)

@@ -58,9 +58,10 @@ func (c *Cluster) Policy() *datapath.PolicyState {
 func (c *Cluster) EnforcedWith() map[datapath.EndpointID]bool {
 	out := map[datapath.EndpointID]bool{}
 	for _, p := range c.pods {
-		if p.local {
-			out[datapath.EndpointID(p.uid)] = p.hostNetwork || len(p.addrs) > 0
+		if !p.local || (p.profile != nil && p.profile.nsLabels == nil) {
+			continue // what selects namespaces may yet select the pod
 		}
+		out[datapath.EndpointID(p.uid)] = p.hostNetwork || len(p.addrs) > 0
 	}
 	return out
 }
@@ -122,10 +123,12 @@ func (c *Cluster) releaseSets(s *profileSets) {
 }
 
 func (c *Cluster) buildSets(pr *profile) *profileSets {
-	b := &setBuilder{c: c, pr: pr, out: &profileSets{named: map[namedPort]bool{}}}
-	selecting := c.policiesFor(pr)
+	b := &setBuilder{
+		c: c, pr: pr, out: &profileSets{named: map[namedPort]bool{}},
+		selecting: c.policiesFor(pr), admin: c.clusterPoliciesFor(pr, tierAdmin), baseline: c.clusterPoliciesFor(pr, tierBaseline),
+	}
 	for _, dir := range []datapath.Direction{datapath.Ingress, datapath.Egress} {
-		b.out.sets[dir] = b.build(dir, selecting)
+		b.out.sets[dir] = b.build(dir)
 	}
 	return b.out
 }
@@ -147,30 +150,60 @@ type setBuilder struct {
 	c   *Cluster
 	pr  *profile
 	out *profileSets
+
+	selecting       []*policy
+	admin, baseline []*clusterPolicy
 }
 
-func (b *setBuilder) build(dir datapath.Direction, selecting []*policy) datapath.PolicySet {
+// build puts the tiers one after the other. NetworkPolicy decides for good about the pods it isolates, so that those have no
+// baseline.
+func (b *setBuilder) build(dir datapath.Direction) datapath.PolicySet {
 	set := datapath.PolicySet{Direction: dir, Default: datapath.Allow}
-	var isolating []*policy
-	for _, p := range selecting {
+	b.addTier(&set, tierAdmin, b.admin)
+	var isolating []source
+	for _, p := range b.selecting {
 		side := p.sides[dir]
 		if side == nil {
 			continue
 		}
-		isolating = append(isolating, p)
-		for i, r := range side.rules {
-			if r.id == 0 {
-				r.id = b.c.rules.ruleID(p, dir, i)
-			}
-			set.Rules = append(set.Rules, b.expand(dir, r)...)
-		}
+		isolating = append(isolating, p.source)
+		b.addRules(&set, tierNetworkPolicy, p.source, side.rules)
 	}
 	if len(isolating) > 0 {
 		set.Default = datapath.Deny
 		set.DefaultRule = b.c.rules.acquireIsolation(dir, isolating)
+	} else {
+		b.addTier(&set, tierBaseline, b.baseline)
 	}
 	set.ID = setID(set)
 	return set
+}
+
+// addTier adds the rules of cluster policies. A tier that can deny starts with a denial of the pods whose namespace is not
+// known yet: nobody can say that its rules do not mean them.
+func (b *setBuilder) addTier(set *datapath.PolicySet, tier uint8, policies []*clusterPolicy) {
+	var denies bool
+	for _, p := range policies {
+		denies = denies || slices.ContainsFunc(p.sides[set.Direction], func(r *rule) bool { return r.action == datapath.Deny })
+	}
+	if denies {
+		set.Rules = append(set.Rules, datapath.Rule{Tier: tier, Action: datapath.Deny, Peers: b.hold([]peer{strangers}, nil), AnyPort: true})
+	}
+	for _, p := range policies {
+		b.addRules(set, tier, p.source, p.sides[set.Direction])
+	}
+}
+
+func (b *setBuilder) addRules(set *datapath.PolicySet, tier uint8, from source, rules []*rule) {
+	for i, r := range rules {
+		if r.id == 0 {
+			r.id = b.c.rules.ruleID(from, set.Direction, i)
+		}
+		for _, entry := range b.expand(set.Direction, r) {
+			entry.Tier, entry.Action = tier, r.action
+			set.Rules = append(set.Rules, entry)
+		}
+	}
 }
 
 // expand turns a rule into the entries of a set. A port name means a number of the pod that is connected to: for ingress
@@ -240,6 +273,7 @@ func (c *Cluster) renderAddresses() map[netip.Addr][]datapath.AtomID {
 	}
 	slices.SortFunc(byAddress, func(a, b *atom) int { return cmp.Compare(a.id, b.id) })
 	c.addresses = make(map[netip.Addr][]datapath.AtomID, len(c.owners))
+	c.renderNodes(c.addresses)
 	for addr, claims := range c.owners {
 		pr := newest(claims).profile
 		ids := pr.renderAtoms()
@@ -271,7 +305,7 @@ func setID(s datapath.PolicySet) datapath.SetID {
 	h := sha256.New()
 	writeNumbers(h, uint32(s.Direction), uint32(s.Default), uint32(s.DefaultRule), uint32(len(s.Rules)))
 	for _, r := range s.Rules {
-		writeNumbers(h, uint32(r.ID), uint32(r.Action), boolNumber(r.AnyPeer), boolNumber(r.AnyPort), uint32(len(r.Peers)), uint32(len(r.Ports)))
+		writeNumbers(h, uint32(r.ID), uint32(r.Tier), uint32(r.Action), boolNumber(r.AnyPeer), boolNumber(r.AnyPort), uint32(len(r.Peers)), uint32(len(r.Ports)))
 		for _, p := range r.Ports {
 			writeNumbers(h, uint32(p.Protocol), uint32(p.First), uint32(p.Last))
 		}

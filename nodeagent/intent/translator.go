@@ -29,11 +29,13 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// Config is what a Translator needs. All fields but RulesPath and Logger are required.
+// Config is what a Translator needs. All fields but ClusterPolicies, RulesPath and Logger are required.
 type Config struct {
 	NodeName string
 	// Informers must watch all namespaces without a field or label filter: peers live anywhere.
 	Informers informers.SharedInformerFactory
+	// ClusterPolicies are the ClusterNetworkPolicies; nil when there are none. The caller runs it.
+	ClusterPolicies cache.SharedIndexInformer
 	// Policies reads what WaitCurrent compares the informers with.
 	Policies typednetworkingv1.NetworkPoliciesGetter
 	Datapath datapath.Datapath

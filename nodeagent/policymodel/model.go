@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package policymodel decides what NetworkPolicy says about a connection: slowly, and as the API text reads.
+// Package policymodel decides what NetworkPolicy and ClusterNetworkPolicy say about a connection: slowly, and as the API
+// text reads.
 //
 // It is the specification that the datapath is tested against, and therefore shares no code for selectors, addresses
 // or ports with the translation and the compiler. Sentences in quotation marks are from the documentation of the API
-// types in k8s.io/api/networking/v1 or from the NetworkPolicy concept page. Where they leave something open, the comment
+// types in k8s.io/api/networking/v1 and sigs.k8s.io/network-policy-api/apis/v1alpha2 or from the NetworkPolicy concept page. Where they leave something open, the comment
 // says what skep means.
 package policymodel
 
@@ -13,13 +14,17 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // World is everything that a verdict depends on.
 type World struct {
 	Pods       []Pod
 	Namespaces []Namespace
+	Nodes      []Node
 	Policies   []networkingv1.NetworkPolicy
+	// ClusterPolicies are in the tiers before and behind those.
+	ClusterPolicies []policyv1alpha2.ClusterNetworkPolicy
 }
 
 // Pod is a pod as policy sees it.
@@ -76,11 +81,14 @@ type Side struct {
 	Isolating []string
 	// Allowing are the rules that allow the connection. Any of them may be named as the reason.
 	Allowing []RuleRef
-	Allowed  bool
+	// Cluster is the rule of a ClusterNetworkPolicy that decided; nil when none did. Then Isolating and Allowing say nothing.
+	Cluster *RuleRef
+	Allowed bool
 }
 
 // RuleRef names an entry of spec.ingress or spec.egress.
 type RuleRef struct {
+	// Policy is "namespace/name", or "name" of a ClusterNetworkPolicy.
 	Policy string
 	Index  int
 }
@@ -99,6 +107,38 @@ func judgeEgress(w World, c Conn) Side {
 	if subject == nil {
 		return Side{Allowed: true}
 	}
+	return judgeSide(w, subject, true, c, func() Side { return judgeNetworkPolicyEgress(w, subject, c) })
+}
+
+func judgeIngress(w World, c Conn) Side {
+	subject := owner(w, c.Dst)
+	if subject == nil {
+		return Side{Allowed: true}
+	}
+	side := judgeSide(w, subject, false, c, func() Side { return judgeNetworkPolicyIngress(w, subject, c) })
+	side.Allowed = side.Allowed || c.FromOwnNode
+	return side
+}
+
+// judgeSide: "Policy tiers are evaluated in the following order: Admin tier, NetworkPolicy tier, Baseline tier."
+// "v1.NetworkPolicy always makes a final decision for selected pods. Further evaluation only happens for Pods not selected
+// by a v1.NetworkPolicy."
+func judgeSide(w World, subject *Pod, egress bool, c Conn, networkPolicy func() Side) Side {
+	name := subject.Namespace + "/" + subject.Name
+	if d, ref := judgeTier(w, policyv1alpha2.AdminTier, subject, egress, c); d != undecided {
+		return Side{Pod: name, Cluster: &ref, Allowed: d == accepted}
+	}
+	side := networkPolicy()
+	if len(side.Isolating) > 0 {
+		return side
+	}
+	if d, ref := judgeTier(w, policyv1alpha2.BaselineTier, subject, egress, c); d != undecided {
+		return Side{Pod: name, Cluster: &ref, Allowed: d == accepted}
+	}
+	return side
+}
+
+func judgeNetworkPolicyEgress(w World, subject *Pod, c Conn) Side {
 	side := Side{Pod: subject.Namespace + "/" + subject.Name}
 	for _, policy := range w.Policies {
 		if !appliesTo(policy, subject) || !affectsEgress(policy) {
@@ -117,11 +157,7 @@ func judgeEgress(w World, c Conn) Side {
 	return side
 }
 
-func judgeIngress(w World, c Conn) Side {
-	subject := owner(w, c.Dst)
-	if subject == nil {
-		return Side{Allowed: true}
-	}
+func judgeNetworkPolicyIngress(w World, subject *Pod, c Conn) Side {
 	side := Side{Pod: subject.Namespace + "/" + subject.Name}
 	for _, policy := range w.Policies {
 		if !appliesTo(policy, subject) || !affectsIngress(policy) {
@@ -136,7 +172,7 @@ func judgeIngress(w World, c Conn) Side {
 			}
 		}
 	}
-	side.Allowed = len(side.Isolating) == 0 || len(side.Allowing) > 0 || c.FromOwnNode
+	side.Allowed = len(side.Isolating) == 0 || len(side.Allowing) > 0
 	return side
 }
 

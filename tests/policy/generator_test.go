@@ -67,6 +67,7 @@ func (g *generator) fill() {
 	for range g.IntN(9) {
 		g.b.setPolicy(g.policy())
 	}
+	g.fillCluster()
 }
 
 func (g *generator) namespace() string { return pick(g, g.b.world.Namespaces).Name }
@@ -114,7 +115,7 @@ func (g *generator) podIPs(mayClaim bool) []netip.Addr {
 	if mayClaim && g.chance(15) {
 		var remote []policymodel.Pod
 		for _, p := range g.b.world.Pods {
-			if p.Node != thisNode {
+			if p.Node != thisNode && !p.HostNetwork {
 				remote = append(remote, p)
 			}
 		}

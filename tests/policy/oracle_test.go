@@ -24,6 +24,7 @@ type oracle struct {
 }
 
 func newOracle(w policymodel.World) *oracle {
+	w.ClusterPolicies = nil // it does not know those
 	var policies []*networkingv1.NetworkPolicy
 	for _, p := range w.Policies {
 		policies = append(policies, forOracle(p))

@@ -78,7 +78,7 @@ func TestRandomWorlds(t *testing.T) {
 	if cases >= 100_000 && worlds < 2000 {
 		t.Errorf("%d worlds, want 2,000 at least", worlds)
 	}
-	for _, k := range []string{"open", "egress rule", "ingress rule", "both rules", "denied egress", "denied ingress"} {
+	for _, k := range []string{"open", "egress rule", "ingress rule", "both rules", "denied egress", "denied ingress", "denied by a cluster policy", "accepted by a cluster policy"} {
 		if cases >= 10_000 && kinds[k]*20 < cases {
 			t.Errorf("%d of %d cases are %q, want 5 %% at least", kinds[k], cases, k)
 		}
@@ -90,6 +90,10 @@ func kind(p probe, v policymodel.Verdict) string {
 	switch {
 	case p.fromNode:
 		return "from node"
+	case decidedByCluster(v) && !v.Allowed:
+		return "denied by a cluster policy"
+	case decidedByCluster(v):
+		return "accepted by a cluster policy"
 	case !v.Egress.Allowed:
 		return "denied egress"
 	case !v.Ingress.Allowed:
@@ -102,6 +106,15 @@ func kind(p probe, v policymodel.Verdict) string {
 		return "ingress rule"
 	}
 	return "open"
+}
+
+// decidedByCluster says that a rule of a ClusterNetworkPolicy decided one side, and nothing else denied.
+func decidedByCluster(v policymodel.Verdict) bool {
+	deciding := v.Egress
+	if v.Egress.Allowed && (v.Egress.Cluster == nil || !v.Ingress.Allowed) {
+		deciding = v.Ingress
+	}
+	return deciding.Cluster != nil
 }
 
 func describe(w policymodel.World) string {

@@ -198,6 +198,9 @@ func (g *generator) again(tr *tracker, reply bool) (what, difference string) {
 
 func (g *generator) changePolicy(tr *tracker) string {
 	defer tr.load()
+	if g.chance(40) {
+		return g.changeClusterPolicy(tr)
+	}
 	if len(tr.world.Policies) > 0 && g.chance(70) {
 		old := pick(g, tr.world.Policies)
 		if g.chance(40) {

@@ -13,6 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
@@ -89,6 +90,28 @@ func (b *bench) deletePolicy(namespace, name string) {
 func (b *bench) forgetPolicy(namespace, name string) {
 	b.deletePolicy(namespace, name)
 	b.cluster.DeleteNetworkPolicy(namespace, name)
+}
+
+func (b *bench) setClusterPolicy(p policyv1alpha2.ClusterNetworkPolicy) {
+	b.world.ClusterPolicies = append(slices.DeleteFunc(b.world.ClusterPolicies, func(o policyv1alpha2.ClusterNetworkPolicy) bool { return o.Name == p.Name }), p)
+	if _, err := b.cluster.SetClusterPolicy(p.DeepCopy()); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) forgetClusterPolicy(name string) {
+	b.world.ClusterPolicies = slices.DeleteFunc(b.world.ClusterPolicies, func(o policyv1alpha2.ClusterNetworkPolicy) bool { return o.Name == name })
+	b.cluster.DeleteClusterPolicy(name)
+}
+
+// setNode adds or replaces a node as a peer of policies.
+func (b *bench) setNode(n policymodel.Node) {
+	b.world.Nodes = append(slices.DeleteFunc(b.world.Nodes, func(o policymodel.Node) bool { return o.Name == n.Name }), n)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels}}
+	for _, ip := range n.IPs {
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
+	}
+	b.cluster.SetNodePeer(node)
 }
 
 // load brings the maps up to date.
@@ -214,6 +237,12 @@ func (b *bench) compareDenial(p probe, want policymodel.Verdict, got progtest.Re
 		reason = bpfobj.SkepReasonSKEP_REASON_MIDFLOW_DENIED
 	}
 	info := b.rule(got.Rule)
+	if side.Cluster != nil {
+		if got.Reason != reason || info.Direction != dir || !names(info, *side.Cluster) {
+			return fmt.Sprintf("%v: denied by %v, rule %+v; the model says %v of direction %d", p, got.Reason, info, *side.Cluster, dir)
+		}
+		return ""
+	}
 	isolating := slices.Sorted(slices.Values(side.Isolating))
 	if got.Reason != reason || !info.DefaultDeny() || info.Direction != dir || !slices.Equal(slices.Sorted(slices.Values(info.Policies)), isolating) {
 		return fmt.Sprintf("%v: denied by %v, rule %+v; the model says %v of direction %d", p, got.Reason, info, isolating, dir)
@@ -223,6 +252,12 @@ func (b *bench) compareDenial(p probe, want policymodel.Verdict, got progtest.Re
 
 // compareRule checks that the rule in the entry is one that the model names.
 func (b *bench) compareRule(p probe, direction string, side policymodel.Side, id uint32) string {
+	if side.Cluster != nil {
+		if info := b.rule(datapath.RuleID(id)); !names(info, *side.Cluster) {
+			return fmt.Sprintf("%v: %s is attributed to %+v, the model names %v", p, direction, info, *side.Cluster)
+		}
+		return ""
+	}
 	if len(side.Isolating) == 0 {
 		if id != 0 {
 			return fmt.Sprintf("%v: %s is not isolated but attributed to %+v", p, direction, b.rule(datapath.RuleID(id)))
@@ -234,6 +269,10 @@ func (b *bench) compareRule(p probe, direction string, side policymodel.Side, id
 		return fmt.Sprintf("%v: %s is attributed to %+v, the model names %v", p, direction, info, side.Allowing)
 	}
 	return ""
+}
+
+func names(info intent.RuleInfo, ref policymodel.RuleRef) bool {
+	return len(info.Policies) == 1 && info.Policies[0] == ref.Policy && info.Index == ref.Index
 }
 
 func (b *bench) rule(id datapath.RuleID) intent.RuleInfo {
