@@ -53,6 +53,8 @@ type agent struct {
 	recorder record.EventRecorder
 	services corelisters.ServiceLister
 
+	clusterPolicies cache.SharedIndexInformer
+
 	containerd *containerd.Client
 	runtime    runtime.Runtime
 	images     *image.Store

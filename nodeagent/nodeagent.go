@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
@@ -57,9 +58,13 @@ func Run(ctx context.Context, cfg Config, dp datapath.Datapath) error {
 			return fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
-	client, err := newClient(cfg)
+	rc, err := clientConfig(cfg)
 	if err != nil {
 		return err
+	}
+	client, err := kubernetes.NewForConfig(rc)
+	if err != nil {
+		return fmt.Errorf("make API client: %w", err)
 	}
 	a, err := newAgent(ctx, cfg, client)
 	if err != nil {
@@ -74,10 +79,13 @@ func Run(ctx context.Context, cfg Config, dp datapath.Datapath) error {
 	}
 	defer network.Close()
 	a.net = network
+	if a.clusterPolicies, err = newClusterPolicies(rc); err != nil {
+		return err
+	}
 	return a.run(ctx, dp)
 }
 
-func newClient(cfg Config) (*kubernetes.Clientset, error) {
+func clientConfig(cfg Config) (*rest.Config, error) {
 	rc, err := clientcmd.BuildConfigFromFlags("", filepath.Join(cfg.Credentials, "kubeconfig"))
 	if err != nil {
 		return nil, fmt.Errorf("read credentials of node: %w", err)
@@ -87,11 +95,7 @@ func newClient(cfg Config) (*kubernetes.Clientset, error) {
 	rc.UserAgent = "skep-agent/" + kubeletVersion()
 	// The API server protects itself; a limit here would only delay pods.
 	rc.QPS, rc.Burst = -1, -1
-	client, err := kubernetes.NewForConfig(rc)
-	if err != nil {
-		return nil, fmt.Errorf("make API client: %w", err)
-	}
-	return client, nil
+	return rc, nil
 }
 
 // newAgent connects to containerd, waiting for it as long as it takes, and prepares the parts that need nothing else.
@@ -170,12 +174,14 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	all := informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(trim))
 	a.services = all.Core().V1().Services().Lister()
 	translator := intent.New(intent.Config{
-		NodeName: a.cfg.NodeName, Informers: all, Policies: a.client.NetworkingV1(), Datapath: dp, RulesPath: filepath.Join(a.cfg.DataDir, "rules"), Logger: a.cfg.Logger,
+		NodeName: a.cfg.NodeName, Informers: all, ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), Datapath: dp,
+		RulesPath: filepath.Join(a.cfg.DataDir, "rules"), Logger: a.cfg.Logger,
 	})
 	a.policy = translator
 	all.Start(ctx.Done())
 
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { a.clusterPolicies.RunWithContext(ctx); return nil })
 	group.Go(func() error { return translator.Run(ctx) })
 	group.Go(func() error { a.logs.Supervise(ctx); return nil })
 	group.Go(func() error { return a.serveKubelet(ctx) })

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"skep.dev/skep/controlplane/cert"
+	"skep.dev/skep/controlplane/crd"
 	"skep.dev/skep/controlplane/ipam"
 	"skep.dev/skep/controlplane/rbac"
 )
@@ -33,14 +35,21 @@ const (
 
 // bootstrap makes the objects that every cluster has and that no user creates.
 type bootstrap struct {
-	client    kubernetes.Interface
-	authority *cert.Authority
-	server    *Server
+	client      kubernetes.Interface
+	definitions apiextensions.CustomResourceDefinitionInterface
+	authority   *cert.Authority
+	server      *Server
 }
 
 // addBootstrap makes the system objects before the server says that it is ready, and repairs them as long as it runs.
 func (s *Server) addBootstrap(server *genericapiserver.GenericAPIServer) error {
-	b := &bootstrap{client: s.client, authority: s.config.Authority, server: s}
+	extensions, err := apiextensions.NewForConfig(s.Loopback())
+	if err != nil {
+		return fmt.Errorf("make the loopback client of custom resources: %w", err)
+	}
+	b := &bootstrap{
+		client: s.client, definitions: extensions.CustomResourceDefinitions(), authority: s.config.Authority, server: s,
+	}
 	return server.AddPostStartHook("bootstrap-controller", func(hook genericapiserver.PostStartHookContext) error {
 		for last := ""; ; {
 			err := b.once(hook)
@@ -82,6 +91,9 @@ func (b *bootstrap) once(ctx context.Context) error {
 	if err := b.always(ctx); err != nil {
 		return err
 	}
+	if err := crd.WaitEstablished(ctx, b.definitions); err != nil {
+		return err
+	}
 	if b.server.rbac != nil {
 		if err := rbac.Bootstrap(ctx, b.client); err != nil {
 			return fmt.Errorf("standard roles: %w", err)
@@ -105,6 +117,9 @@ func (b *bootstrap) always(ctx context.Context) error {
 		if err := ensure(ctx, b.client.CoreV1().Namespaces(), ns); err != nil {
 			return fmt.Errorf("namespace %s: %w", name, err)
 		}
+	}
+	if err := crd.Ensure(ctx, b.definitions); err != nil {
+		return err
 	}
 	if err := b.kubernetesService(ctx); err != nil {
 		return fmt.Errorf("the kubernetes Service: %w", err)

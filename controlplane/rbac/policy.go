@@ -193,6 +193,7 @@ func nodeRules() []rbacv1.PolicyRule {
 		rule(read, on("", "services", "endpoints", "namespaces")),
 		rule(read, on("discovery.k8s.io", "endpointslices")),
 		rule(read, on("networking.k8s.io", "networkpolicies")),
+		rule(read, on("policy.networking.k8s.io", "clusternetworkpolicies")),
 		rule(read, on("", "configmaps", "secrets")),
 		rule([]string{"get"}, on("", "serviceaccounts", "persistentvolumeclaims", "persistentvolumes")),
 		rule(create, on("", "serviceaccounts/token")),

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+)
+
+// newClusterPolicies watches ClusterNetworkPolicies. The server installs the custom resource; one that does not serve it
+// (an older server, or somebody deleted the definition and every policy with it) has no policies.
+func newClusterPolicies(cfg *rest.Config) (cache.SharedIndexInformer, error) {
+	scheme := apiruntime.NewScheme()
+	if err := policyv1alpha2.Install(scheme); err != nil {
+		return nil, fmt.Errorf("register cluster network policies: %w", err)
+	}
+	metav1.AddToGroupVersion(scheme, metav1.Unversioned)
+	rc := rest.CopyConfig(cfg)
+	rc.GroupVersion = &schema.GroupVersion{Group: policyv1alpha2.GroupName, Version: policyv1alpha2.GroupVersion.Version}
+	rc.APIPath = "/apis"
+	rc.ContentType, rc.AcceptContentTypes = apiruntime.ContentTypeJSON, "" // custom resources know no protobuf
+	rc.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	client, err := rest.RESTClientFor(rc)
+	if err != nil {
+		return nil, fmt.Errorf("make a client of cluster network policies: %w", err)
+	}
+	served := cache.NewListWatchFromClient(client, "clusternetworkpolicies", metav1.NamespaceAll, fields.Everything())
+	informer := cache.NewSharedIndexInformer(&optional{served}, &policyv1alpha2.ClusterNetworkPolicy{}, 0, cache.Indexers{})
+	return informer, informer.SetTransform(trim)
+}
+
+// optional lists a resource that is not served as empty.
+type optional struct{ *cache.ListWatch }
+
+// IsWatchListSemanticsUnSupported asks for a list before the watch: a watch cannot say that there is nothing.
+func (*optional) IsWatchListSemanticsUnSupported() bool { return true }
+
+func (o *optional) List(options metav1.ListOptions) (apiruntime.Object, error) {
+	return o.ListWithContext(context.Background(), options)
+}
+
+func (o *optional) ListWithContext(ctx context.Context, options metav1.ListOptions) (apiruntime.Object, error) {
+	list, err := o.ListWatch.ListWithContext(ctx, options)
+	if apierrors.IsNotFound(err) {
+		return &policyv1alpha2.ClusterNetworkPolicyList{}, nil
+	}
+	return list, err
+}
