@@ -180,7 +180,7 @@ func (c Cluster) removeNamespaces() error {
 			errs = append(errs, removeNetns(e.Name()))
 		}
 	}
-	_ = os.Remove(netnsDir) // refused while it is in use
+	dropNetnsDir()
 	return errors.Join(errs...)
 }
 

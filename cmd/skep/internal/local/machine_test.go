@@ -4,9 +4,11 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -114,6 +116,27 @@ func TestDeadNamespaceFileIsReplaced(t *testing.T) {
 	}
 	if !netnsExists(name) {
 		t.Error("not made again")
+	}
+}
+
+// What "ip netns add" does must not cover a cluster's namespaces.
+func TestNamespacesCanBeRemovedAfterOthersWereMade(t *testing.T) {
+	c, _ := testCluster(t)
+	name := c.fabricNetns()
+	if err := ensureNetns(name); err != nil {
+		t.Fatal(err)
+	}
+	other := "other-" + name
+	for _, args := range [][]string{{"netns", "add", other}, {"netns", "delete", other}} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	if err := removeNetns(name); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(netnsDir, name)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("still there: %v", err)
 	}
 }
 

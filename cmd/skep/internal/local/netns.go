@@ -53,7 +53,7 @@ func ensureNetns(name string) error {
 		return nil
 	}
 	path := filepath.Join(netnsDir, name)
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+	if err := shareNetnsDir(); err != nil {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -73,6 +73,34 @@ func ensureNetns(name string) error {
 		}
 		return nil
 	})
+}
+
+// shareNetnsDir makes the folder of names a shared mount, as ip-netns(8) does before it makes the first. Otherwise the next
+// "ip netns add" does it, and covers the names that are there: they could not be removed any more.
+func shareNetnsDir() error {
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return err
+	}
+	share := func() error { return unix.Mount("", netnsDir, "", unix.MS_SHARED|unix.MS_REC, "") }
+	err := share()
+	if errors.Is(err, unix.EINVAL) { // not a mount yet
+		if err = unix.Mount(netnsDir, netnsDir, "", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("share %s: %w", netnsDir, err)
+	}
+	return nil
+}
+
+// dropNetnsDir takes the folder away when no name is left in it; refused while it is in use.
+func dropNetnsDir() {
+	if names, err := os.ReadDir(netnsDir); err != nil || len(names) > 0 {
+		return
+	}
+	_ = unix.Unmount(netnsDir, 0)
+	_ = os.Remove(netnsDir)
 }
 
 func netnsExists(name string) bool {
