@@ -104,9 +104,12 @@ func TestShimAddress(t *testing.T) {
 }
 
 func TestEnvironmentDropsWhatIsTheUsers(t *testing.T) {
-	got := environment([]string{"PATH=/bin", "KUBECONFIG=/x", "AWS_SECRET=y", "https_proxy=http://p", "HOME=/root"})
-	if d := cmp.Diff([]string{"PATH=/bin", "https_proxy=http://p", "HOME=/root"}, got); d != "" {
+	env := []string{"PATH=/bin", "KUBECONFIG=/x", "AWS_SECRET=y", "https_proxy=http://p", "HOME=/root"}
+	if d := cmp.Diff([]string{"PATH=/bin", "https_proxy=http://p", "HOME=/root"}, environment(env, true)); d != "" {
 		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"PATH=/bin", "HOME=/root"}, environment(env, false)); d != "" {
+		t.Errorf("without a way to proxies: %s", d)
 	}
 }
 

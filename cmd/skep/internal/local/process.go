@@ -113,7 +113,7 @@ func start(cs cgroups, p process, logFile string) (record, error) {
 	}
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Dir = "/"
-	cmd.Env = environment(os.Environ())
+	cmd.Env = environment(os.Environ(), p.netns == "")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = p.files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -148,10 +148,13 @@ func start(cs cgroups, p process, logFile string) (record, error) {
 	return record{PID: cmd.Process.Pid, StartTime: started, BootID: bootID(), Path: p.path, Args: p.args}, nil
 }
 
-// environment is what a process of the cluster inherits: settings that a service manager would give, and the
-// proxies that image pulls may need; nothing of the user's shell.
-func environment(env []string) []string {
-	keep := []string{"PATH", "HOME", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+// environment is what a process of the cluster inherits: settings that a service manager would give, and nothing of the user's
+// shell. Only one in the host's namespace, which pulls images, can reach the user's proxies; the others would ask them for the API.
+func environment(env []string, proxies bool) []string {
+	keep := []string{"PATH", "HOME", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+	if proxies {
+		keep = append(keep, "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+	}
 	var out []string
 	for _, e := range env {
 		name, _, _ := strings.Cut(e, "=")
