@@ -37,6 +37,8 @@ func TestAgentKilled(t *testing.T) {
 	// The traffic is the pods' own: an exec would hang on the agent that is killed.
 	runToEnd(t, ns, "watch", "client", "watch", "-for", "10s", "-timeout", "3s", net.JoinHostPort(address, "9000"))
 	runToEnd(t, ns, "get", "client", "get", "-n", "20000", "-c", "2", "http://"+net.JoinHostPort(address, "80"))
+	// DNS is a process of its own on each node, which the agent's end must not touch.
+	runToEnd(t, ns, "names", "client", "names", "-for", "8s", "server")
 	time.Sleep(time.Second) // traffic before
 	for i := range nodes {
 		killAgent(t, nodeName(i+1))
@@ -50,6 +52,12 @@ func TestAgentKilled(t *testing.T) {
 	var requests tally
 	answer(t, ns, "watch", &seen)
 	answer(t, ns, "get", &requests)
+	var asked sighting
+	answer(t, ns, "names", &asked)
+	t.Logf("names: %d resolved, %d failed, longest wait between answers %v", asked.Count, asked.Failed, time.Duration(asked.Gap))
+	if asked.Failed > 0 || asked.Count < 300 {
+		t.Errorf("%d names resolved, %d failed: %s", asked.Count, asked.Failed, asked.Error)
+	}
 	t.Logf("new: %+v, established: %+v, requests: %d ok, %d failed", seen.New, seen.Established, requests.OK, requests.Failed)
 	t.Logf("longest wait between answers %v, for the processor %v; %d segments sent again",
 		time.Duration(seen.Established.Gap), time.Duration(seen.Clock.Gap), seen.Retransmits)

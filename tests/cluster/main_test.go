@@ -116,6 +116,7 @@ func connect() error {
 // stop kills every process of the cluster first, so that what is checked is the hard case: down after a crash.
 func stop() error {
 	defer os.RemoveAll(home)
+	before := takeFootprint()
 	for _, pid := range clusterProcesses() {
 		if process, err := os.FindProcess(pid); err == nil {
 			_ = process.Kill()
@@ -124,7 +125,7 @@ func stop() error {
 	if out, err := command("down", "--name", name).CombinedOutput(); err != nil {
 		return fmt.Errorf("skep down: %w\n%s", err, out)
 	}
-	if left := leftovers(); len(left) > 0 {
+	if left := leftovers(before); len(left) > 0 {
 		return fmt.Errorf("skep down left behind:\n%s", strings.Join(left, "\n"))
 	}
 	if out, err := command("down", "--name", name).CombinedOutput(); err != nil {
@@ -138,8 +139,13 @@ func command(args ...string) *exec.Cmd {
 	return withEnvironment(exec.Command(skep, args...))
 }
 
+// noProxy is a proxy that refuses everybody: an image pull, the one thing of a cluster that would leave the machine, ends there.
+// What is on loopback is reached without it.
+const noProxy = "http://127.0.0.1:1"
+
 func withEnvironment(cmd *exec.Cmd) *exec.Cmd {
-	cmd.Env = append(os.Environ(), "HOME="+home, "KUBECONFIG="+kubeconfig)
+	cmd.Env = append(os.Environ(), "HOME="+home, "KUBECONFIG="+kubeconfig,
+		"HTTP_PROXY="+noProxy, "HTTPS_PROXY="+noProxy, "http_proxy="+noProxy, "https_proxy="+noProxy, "NO_PROXY=", "no_proxy=")
 	return cmd
 }
 

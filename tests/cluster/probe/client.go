@@ -315,6 +315,28 @@ func lookup(args []string) (any, error) {
 	return addrs, nil
 }
 
+// names resolves a name over and over for a bounded time. The time for one try is less than a resolver takes before it asks
+// again, so a single query without an answer is a failure.
+func names(args []string) (any, error) {
+	flags := flag.NewFlagSet("names", flag.ContinueOnError)
+	length := flags.Duration("for", 3*time.Second, "how long")
+	every := flags.Duration("every", 5*time.Millisecond, "pause between tries")
+	timeout := flags.Duration("timeout", 3*time.Second, "for one try, less than 5s")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), *length)
+	defer cancel()
+	var seen Sighting
+	repeat(ctx, *every, &seen, func() error {
+		try, cancel := context.WithTimeout(context.Background(), *timeout)
+		defer cancel()
+		_, err := net.DefaultResolver.LookupHost(try, flags.Arg(0))
+		return err
+	})
+	return seen, nil
+}
+
 // udp sends datagrams one by one, each from a socket of its own, and counts the answers by name.
 func udp(args []string) (any, error) {
 	flags := flag.NewFlagSet("udp", flag.ContinueOnError)

@@ -20,7 +20,10 @@ var commands = map[string]func(args []string) (any, error){
 	"latency": latency,
 	"connect": connect,
 	"lookup":  lookup,
+	"names":   names,
 	"udp":     udp,
+	"raw":     raw,
+	"sniff":   sniff,
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
