@@ -49,6 +49,15 @@ func run(m *testing.M) int {
 	if dir := os.Getenv(dirVariable); dir != "" {
 		return serve(dir, os.Getenv(portVariable))
 	}
+	if os.Getuid() == 0 && os.Getenv(networkVariable) == "" {
+		return inOwnNetwork()
+	}
+	if os.Getenv(networkVariable) != "" {
+		if err := setUpNetwork(); err != nil {
+			fmt.Fprintln(os.Stderr, "set up the network:", err)
+			return 1
+		}
+	}
 	dir, err := os.MkdirTemp("", "skep-api-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
