@@ -20,26 +20,37 @@ var forgeries = map[string]string{
 func TestNobodyCanPretendToBeAnother(t *testing.T) {
 	ns := namespace(t, "spoof")
 	createPods(t, ns, probePod("forger", nodeName(1), nil), probePod("near", nodeName(1), nil), probePod("far", nodeName(2), nil))
+	before := drops(t)
+	seen, sent := map[string]map[string]int{}, map[string]map[string]int{}
+	var waits []func()
 	for _, victim := range []string{"near", "far"} {
-		before := drops(t)
-		seen, sent := map[string]int{}, map[string]int{}
-		arrived := background(t, ns, victim, &seen, "sniff")
+		seen[victim], sent[victim] = map[string]int{}, map[string]int{}
 		addresses := podIPs(t, ns, victim)
-		inPod(t, ns, "forger", &sent, "raw", addresses[0], addresses[1])
-		arrived()
-		t.Logf("%s: sent %v, seen %v", victim, sent, seen)
-		if seen["honest-ipv4"] == 0 || seen["honest-ipv6"] == 0 {
-			t.Errorf("%s: honest frames do not arrive: %v of %v", victim, seen, sent)
+		// JSON is decoded into the maps that are there already.
+		arrived, forged := seen[victim], sent[victim]
+		waits = append(waits, background(t, ns, victim, &arrived, "sniff"), background(t, ns, "forger", &forged, "raw", addresses[0], addresses[1]))
+	}
+	for _, wait := range waits {
+		wait()
+	}
+	rounds := 0
+	for victim := range seen {
+		t.Logf("%s: sent %v, seen %v", victim, sent[victim], seen[victim])
+		rounds += sent[victim]["rounds"]
+		if seen[victim]["honest-ipv4"] == 0 || seen[victim]["honest-ipv6"] == 0 {
+			t.Errorf("%s: honest frames do not arrive", victim)
 		}
-		after := drops(t)
-		for kind, reason := range forgeries {
-			if seen[kind] > 0 {
-				t.Errorf("%s: %d forged frames arrived: %s", victim, seen[kind], kind)
+	}
+	after := drops(t)
+	for kind, reason := range forgeries {
+		for victim := range seen {
+			if n := seen[victim][kind]; n > 0 {
+				t.Errorf("%s: %d forged frames arrived: %s", victim, n, kind)
 			}
-			row := nodeName(1) + " " + reason
-			if n := after[row] - before[row]; n < sent["rounds"] {
-				t.Errorf("%s: %d frames sent, %d counted as %s", victim, sent["rounds"], n, reason)
-			}
+		}
+		row := nodeName(1) + " " + reason
+		if n := after[row] - before[row]; n < rounds {
+			t.Errorf("%d rounds sent, %d frames counted as %s", rounds, n, reason)
 		}
 	}
 }
