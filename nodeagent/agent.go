@@ -53,7 +53,7 @@ type agent struct {
 	recorder record.EventRecorder
 	services corelisters.ServiceLister
 
-	clusterPolicies cache.SharedIndexInformer
+	clusterPolicies *clusterPolicies
 
 	containerd *containerd.Client
 	runtime    runtime.Runtime

@@ -17,9 +17,14 @@ import (
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
-// newClusterPolicies watches ClusterNetworkPolicies. The server installs the custom resource; one that does not serve it
+// clusterPolicies are the ClusterNetworkPolicies of the API. The server installs the custom resource; one that does not serve it
 // (an older server, or somebody deleted the definition and every policy with it) has no policies.
-func newClusterPolicies(cfg *rest.Config) (cache.SharedIndexInformer, error) {
+type clusterPolicies struct {
+	cache.SharedIndexInformer
+	api *optional
+}
+
+func newClusterPolicies(cfg *rest.Config) (*clusterPolicies, error) {
 	scheme := apiruntime.NewScheme()
 	if err := policyv1alpha2.Install(scheme); err != nil {
 		return nil, fmt.Errorf("register cluster network policies: %w", err)
@@ -34,9 +39,18 @@ func newClusterPolicies(cfg *rest.Config) (cache.SharedIndexInformer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client of cluster network policies: %w", err)
 	}
-	served := cache.NewListWatchFromClient(client, "clusternetworkpolicies", metav1.NamespaceAll, fields.Everything())
-	informer := cache.NewSharedIndexInformer(&optional{served}, &policyv1alpha2.ClusterNetworkPolicy{}, 0, cache.Indexers{})
-	return informer, informer.SetTransform(trim)
+	api := &optional{cache.NewListWatchFromClient(client, "clusternetworkpolicies", metav1.NamespaceAll, fields.Everything())}
+	informer := cache.NewSharedIndexInformer(api, &policyv1alpha2.ClusterNetworkPolicy{}, 0, cache.Indexers{})
+	return &clusterPolicies{informer, api}, informer.SetTransform(trim)
+}
+
+// list reads from the API.
+func (c *clusterPolicies) list(ctx context.Context, options metav1.ListOptions) (*policyv1alpha2.ClusterNetworkPolicyList, error) {
+	list, err := c.api.ListWithContext(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	return list.(*policyv1alpha2.ClusterNetworkPolicyList), nil
 }
 
 // optional lists a resource that is not served as empty.

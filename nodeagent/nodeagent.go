@@ -174,7 +174,8 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	all := informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(trim))
 	a.services = all.Core().V1().Services().Lister()
 	translator := intent.New(intent.Config{
-		NodeName: a.cfg.NodeName, Informers: all, ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), Datapath: dp,
+		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp,
+		ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), ListClusterPolicies: a.clusterPolicies.list,
 		RulesPath: filepath.Join(a.cfg.DataDir, "rules"), Logger: a.cfg.Logger,
 	})
 	a.policy = translator

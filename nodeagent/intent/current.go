@@ -9,20 +9,23 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
 // Watches of different kinds know nothing of each other: that of pods may be ahead of that of policies, and a new pod then
 // runs under the policies of a moment before its creation. How far a quiet watch has come cannot be told either. So the agent
-// reads the policies of the pod's namespace as of the pod's own version, and waits until its watch has brought the same.
+// reads the policies of the pod's namespace, and those of the cluster, as of the pod's own version, and waits until its watches
+// have brought the same.
 
 // recheck is how long the watch gets to bring what was read before it is read again: a policy that has been deleted
 // meanwhile would be waited for in vain.
 const recheck = time.Second
 
-// versions are the resource versions of NetworkPolicies, by namespace and name.
+// ofCluster stands in place of a namespace for ClusterNetworkPolicies.
+const ofCluster = ""
+
+// versions are the resource versions of policies, by namespace and name.
 type versions map[string]map[string]string
 
 // set takes a policy's version; an empty one is that of a policy that is gone.
@@ -37,19 +40,23 @@ func (v versions) set(namespace, name, version string) {
 	v[namespace][name] = version
 }
 
+// listing is what a read of policies gave: their versions by name, and that of the API which it shows.
+type listing struct {
+	items   map[string]string
+	version string
+}
+
 // covers says that the policies of a namespace are at least as new as list.
-func (v versions) covers(namespace string, list *networkingv1.NetworkPolicyList) bool {
-	have, listed := v[namespace], map[string]bool{}
-	for i := range list.Items {
-		np := &list.Items[i]
-		listed[np.Name] = true
-		if !notOlder(have[np.Name], np.ResourceVersion) {
+func (v versions) covers(namespace string, list listing) bool {
+	have := v[namespace]
+	for name, version := range list.items {
+		if !notOlder(have[name], version) {
 			return false
 		}
 	}
 	for name, version := range have {
 		// One that the list does not have was made after it, or is gone and its end not heard of.
-		if !listed[name] && !notOlder(version, list.ResourceVersion) {
+		if _, listed := list.items[name]; !listed && !notOlder(version, list.version) {
 			return false
 		}
 	}
@@ -62,27 +69,65 @@ func notOlder(a, b string) bool {
 	return err == nil && order >= 0
 }
 
-// WaitCurrent blocks until the policies in force are no older than the pod: those of its namespace as of its creation. failed is
-// told of errors, after which it tries again. Only the end of ctx ends it otherwise.
+// WaitCurrent blocks until the policies in force are no older than the pod: those of its namespace and of the cluster as of
+// its creation. failed is told of errors, after which it tries again. Only the end of ctx ends it otherwise.
 func (t *Translator) WaitCurrent(ctx context.Context, pod *corev1.Pod, failed func(error)) error {
+	if t.cfg.ListClusterPolicies != nil {
+		if err := t.waitCurrent(ctx, ofCluster, pod.ResourceVersion, t.listClusterPolicies, failed); err != nil {
+			return fmt.Errorf("wait for the policies of the cluster: %w", err)
+		}
+	}
+	err := t.waitCurrent(ctx, pod.Namespace, pod.ResourceVersion, func(ctx context.Context, o metav1.ListOptions) (listing, error) {
+		return t.listPolicies(ctx, pod.Namespace, o)
+	}, failed)
+	if err != nil {
+		return fmt.Errorf("wait for the policies of namespace %s: %w", pod.Namespace, err)
+	}
+	return nil
+}
+
+func (t *Translator) listPolicies(ctx context.Context, namespace string, o metav1.ListOptions) (listing, error) {
+	list, err := t.cfg.Policies.NetworkPolicies(namespace).List(ctx, o)
+	if err != nil {
+		return listing{}, err
+	}
+	out := listing{version: list.ResourceVersion, items: map[string]string{}}
+	for i := range list.Items {
+		out.items[list.Items[i].Name] = list.Items[i].ResourceVersion
+	}
+	return out, nil
+}
+
+func (t *Translator) listClusterPolicies(ctx context.Context, o metav1.ListOptions) (listing, error) {
+	list, err := t.cfg.ListClusterPolicies(ctx, o)
+	if err != nil {
+		return listing{}, err
+	}
+	out := listing{version: list.ResourceVersion, items: map[string]string{}}
+	for i := range list.Items {
+		out.items[list.Items[i].Name] = list.Items[i].ResourceVersion
+	}
+	return out, nil
+}
+
+func (t *Translator) waitCurrent(ctx context.Context, namespace, version string,
+	read func(context.Context, metav1.ListOptions) (listing, error), failed func(error)) error {
 	for {
 		t.mu.Lock()
-		known := t.current[pod.Namespace]
+		known := t.current[namespace]
 		t.mu.Unlock()
-		if notOlder(known, pod.ResourceVersion) {
+		if notOlder(known, version) {
 			return nil
 		}
-		list, err := t.cfg.Policies.NetworkPolicies(pod.Namespace).List(ctx, metav1.ListOptions{
-			ResourceVersion: pod.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
-		})
+		list, err := read(ctx, metav1.ListOptions{ResourceVersion: version, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan})
 		if err == nil {
-			err = t.waitFor(ctx, pod.Namespace, list)
+			err = t.waitFor(ctx, namespace, list)
 		}
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
-			return fmt.Errorf("wait for the policies of namespace %s: %w", pod.Namespace, ctx.Err())
+			return ctx.Err()
 		}
 		failed(err)
 		if !sleep(ctx, firstRetry) {
@@ -92,14 +137,14 @@ func (t *Translator) WaitCurrent(ctx context.Context, pod *corev1.Pod, failed fu
 }
 
 // waitFor blocks until the policy in force covers list, at most for recheck.
-func (t *Translator) waitFor(ctx context.Context, namespace string, list *networkingv1.NetworkPolicyList) error {
+func (t *Translator) waitFor(ctx context.Context, namespace string, list listing) error {
 	timer := time.NewTimer(recheck)
 	defer timer.Stop()
 	for {
 		t.mu.Lock()
 		renewed, done := t.renewed, t.inForceVersions.covers(namespace, list)
-		if done && !notOlder(t.current[namespace], list.ResourceVersion) {
-			t.current[namespace] = list.ResourceVersion
+		if done && !notOlder(t.current[namespace], list.version) {
+			t.current[namespace] = list.version
 		}
 		t.mu.Unlock()
 		if done {
@@ -108,7 +153,7 @@ func (t *Translator) waitFor(ctx context.Context, namespace string, list *networ
 		select {
 		case <-renewed:
 		case <-timer.C:
-			return fmt.Errorf("the watch of network policies is behind version %s", list.ResourceVersion)
+			return fmt.Errorf("the watch of network policies is behind version %s", list.version)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -16,18 +16,20 @@ import (
 	"k8s.io/client-go/informers"
 	clientfake "k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/fake"
 )
 
 // listOf reads "version: name=version …".
-func listOf(text string) *networkingv1.NetworkPolicyList {
+func listOf(text string) listing {
 	version, rest, _ := strings.Cut(text, ":")
-	list := &networkingv1.NetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: version}}
+	list := listing{version: version, items: map[string]string{}}
 	for _, item := range strings.Fields(rest) {
 		name, version, _ := strings.Cut(item, "=")
-		list.Items = append(list.Items, networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, ResourceVersion: version}})
+		list.items[name] = version
 	}
 	return list
 }
@@ -48,8 +50,8 @@ func TestCovers(t *testing.T) {
 		{"a version that is not one", "a=x", "10: a=x", false},
 	} {
 		v := versions{}
-		for _, np := range listOf(":" + c.have).Items {
-			v.set("ns", np.Name, np.ResourceVersion)
+		for name, version := range listOf(":" + c.have).items {
+			v.set("ns", name, version)
 		}
 		if got := v.covers("ns", listOf(c.list)); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
@@ -120,7 +122,7 @@ func TestAPodWaitsForPoliciesOlderThanItself(t *testing.T) {
 	unconcerned := policyFrom(t, "unconcerned", "\n  podSelector: {matchLabels: {app: none}}")
 	unconcerned.ResourceVersion = "25"
 	held.Add(unconcerned)
-	reached := &networkingv1.NetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "26"}, Items: []networkingv1.NetworkPolicy{*deny, *unconcerned}}
+	reached := listOf("26: deny=15 unconcerned=25")
 	if err := tr.waitFor(ctx, "shop", reached); err != nil || dp.Policy() != before {
 		t.Errorf("%v, policy handed over: %v", err, dp.Policy() != before)
 	}
@@ -129,3 +131,63 @@ func TestAPodWaitsForPoliciesOlderThanItself(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAPodWaitsForClusterPoliciesOlderThanItself: the watch of cluster policies is a third one, behind on its own.
+func TestAPodWaitsForClusterPoliciesOlderThanItself(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	pod := testPod("shop", "web", self, "10.0.0.1", nil)
+	pod.ResourceVersion = "20"
+	client := clientfake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, pod)
+	client.PrependReactor("list", "networkpolicies", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, &networkingv1.NetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "20"}}, nil
+	})
+	deny := policyv1alpha2.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny", UID: "uid-deny", Generation: 1, ResourceVersion: "15"}}
+	deny.Spec.Tier, deny.Spec.Subject.Namespaces = policyv1alpha2.AdminTier, &metav1.LabelSelector{}
+	deny.Spec.Ingress = []policyv1alpha2.ClusterNetworkPolicyIngressRule{{
+		Action: policyv1alpha2.ClusterNetworkPolicyRuleActionDeny,
+		From:   []policyv1alpha2.ClusterNetworkPolicyIngressPeer{{Namespaces: &metav1.LabelSelector{}}},
+	}}
+	held := watch.NewFake()
+	informer := cache.NewSharedIndexInformer(listFirst{&cache.ListWatch{
+		ListFunc: func(metav1.ListOptions) (runtime.Object, error) {
+			return &policyv1alpha2.ClusterNetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "10"}}, nil
+		},
+		WatchFunc: func(metav1.ListOptions) (watch.Interface, error) { return held, nil },
+	}}, &policyv1alpha2.ClusterNetworkPolicy{}, 0, cache.Indexers{})
+	dp := fake.New()
+	tr := New(Config{
+		NodeName: self, Informers: informers.NewSharedInformerFactory(client, 0), Policies: client.NetworkingV1(), Datapath: dp,
+		ClusterPolicies: informer,
+		ListClusterPolicies: func(context.Context, metav1.ListOptions) (*policyv1alpha2.ClusterNetworkPolicyList, error) {
+			return &policyv1alpha2.ClusterNetworkPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "21"}, Items: []policyv1alpha2.ClusterNetworkPolicy{deny}}, nil
+		},
+	})
+	done := make(chan error, 2)
+	go func() { done <- tr.Run(ctx) }()
+	go func() { informer.RunWithContext(ctx); done <- nil }()
+	current, failures := make(chan error, 1), make(chan error, 100)
+	go func() { current <- tr.WaitCurrent(ctx, pod, func(err error) { failures <- err }) }()
+	select {
+	case err := <-current:
+		t.Fatalf("a pod starts before a policy that is older than it is in force: %v", err)
+	case <-failures:
+	}
+	held.Add(&deny)
+	if err := <-current; err != nil {
+		t.Fatal(err)
+	}
+	if rules := dp.Policy().Sets[dp.Policy().Endpoints["uid-web"].Ingress].Rules; len(rules) == 0 || rules[len(rules)-1].Action != datapath.Deny {
+		t.Errorf("the policy is not in force: %+v", rules)
+	}
+	cancel()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// listFirst keeps a reflector from asking the watch for the list.
+type listFirst struct{ *cache.ListWatch }
+
+func (listFirst) IsWatchListSemanticsUnSupported() bool { return true }

@@ -79,10 +79,13 @@ func (t *Translator) applyPolicy(np *networkingv1.NetworkPolicy, gone bool) {
 }
 
 func (t *Translator) applyClusterPolicy(cnp *policyv1alpha2.ClusterNetworkPolicy, gone bool) {
+	t.unpublished[ofCluster] = true
 	if gone {
+		t.taken.set(ofCluster, cnp.Name, "")
 		t.note(&t.pending.policy, t.cluster.DeleteClusterPolicy(cnp.Name))
 		return
 	}
+	t.taken.set(ofCluster, cnp.Name, cnp.ResourceVersion)
 	changed, err := t.cluster.SetClusterPolicy(cnp)
 	if err != nil {
 		t.log.Error("a cluster network policy cannot be translated, its last good version stays in force", "err", err)

@@ -10,9 +10,11 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	typednetworkingv1 "k8s.io/client-go/kubernetes/typed/networking/v1"
 	"k8s.io/client-go/tools/cache"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/datapath"
 )
@@ -29,16 +31,18 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// Config is what a Translator needs. All fields but ClusterPolicies, RulesPath and Logger are required.
+// Config is what a Translator needs. All fields but ClusterPolicies with its lister, RulesPath and
+// Logger are required.
 type Config struct {
 	NodeName string
 	// Informers must watch all namespaces without a field or label filter: peers live anywhere.
 	Informers informers.SharedInformerFactory
 	// ClusterPolicies are the ClusterNetworkPolicies; nil when there are none. The caller runs it.
 	ClusterPolicies cache.SharedIndexInformer
-	// Policies reads what WaitCurrent compares the informers with.
-	Policies typednetworkingv1.NetworkPoliciesGetter
-	Datapath datapath.Datapath
+	// Policies and ListClusterPolicies read what WaitCurrent compares the informers with.
+	Policies            typednetworkingv1.NetworkPoliciesGetter
+	ListClusterPolicies func(context.Context, metav1.ListOptions) (*policyv1alpha2.ClusterNetworkPolicyList, error)
+	Datapath            datapath.Datapath
 	// RulesPath is the journal of rule numbers. Without it numbers start again with every run, and conntrack entries
 	// from before a restart are attributed wrongly.
 	RulesPath string
