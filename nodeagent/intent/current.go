@@ -6,8 +6,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -70,20 +72,34 @@ func notOlder(a, b string) bool {
 }
 
 // WaitCurrent blocks until the policies in force are no older than the pod: those of its namespace and of the cluster as of
-// its creation. failed is told of errors, after which it tries again. Only the end of ctx ends it otherwise.
+// its creation. failed is told of errors, one at a time, after which it tries again. Only the end of ctx ends it otherwise.
+//
+// Both reads go on at once: the API server answers one about a quiet resource only after up to 100 ms, when the store has told
+// it that there is nothing newer.
 func (t *Translator) WaitCurrent(ctx context.Context, pod *corev1.Pod, failed func(error)) error {
+	var telling sync.Mutex
+	tell := func(err error) {
+		telling.Lock()
+		defer telling.Unlock()
+		failed(err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
 	if t.cfg.ListClusterPolicies != nil {
-		if err := t.waitCurrent(ctx, ofCluster, pod.ResourceVersion, t.listClusterPolicies, failed); err != nil {
-			return fmt.Errorf("wait for the policies of the cluster: %w", err)
+		group.Go(func() error {
+			if err := t.waitCurrent(ctx, ofCluster, pod.ResourceVersion, t.listClusterPolicies, tell); err != nil {
+				return fmt.Errorf("wait for the policies of the cluster: %w", err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		list := func(ctx context.Context, o metav1.ListOptions) (listing, error) { return t.listPolicies(ctx, pod.Namespace, o) }
+		if err := t.waitCurrent(ctx, pod.Namespace, pod.ResourceVersion, list, tell); err != nil {
+			return fmt.Errorf("wait for the policies of namespace %s: %w", pod.Namespace, err)
 		}
-	}
-	err := t.waitCurrent(ctx, pod.Namespace, pod.ResourceVersion, func(ctx context.Context, o metav1.ListOptions) (listing, error) {
-		return t.listPolicies(ctx, pod.Namespace, o)
-	}, failed)
-	if err != nil {
-		return fmt.Errorf("wait for the policies of namespace %s: %w", pod.Namespace, err)
-	}
-	return nil
+		return nil
+	})
+	return group.Wait()
 }
 
 func (t *Translator) listPolicies(ctx context.Context, namespace string, o metav1.ListOptions) (listing, error) {
