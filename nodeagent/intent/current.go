@@ -93,7 +93,9 @@ func (t *Translator) WaitCurrent(ctx context.Context, pod *corev1.Pod, failed fu
 		})
 	}
 	group.Go(func() error {
-		list := func(ctx context.Context, o metav1.ListOptions) (listing, error) { return t.listPolicies(ctx, pod.Namespace, o) }
+		list := func(ctx context.Context, o metav1.ListOptions) (listing, error) {
+			return t.listPolicies(ctx, pod.Namespace, o)
+		}
 		if err := t.waitCurrent(ctx, pod.Namespace, pod.ResourceVersion, list, tell); err != nil {
 			return fmt.Errorf("wait for the policies of namespace %s: %w", pod.Namespace, err)
 		}
