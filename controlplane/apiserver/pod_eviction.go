@@ -116,9 +116,27 @@ func (e *podEviction) askBudget(ctx context.Context, pod *corev1.Pod, dryRun boo
 	case 0:
 		return nil
 	case 1:
+		if spares(&covering[0], pod) {
+			return nil
+		}
 		return e.takeDisruption(ctx, budgets.Store, covering[0].Name, pod, dryRun)
 	}
 	return apierrors.NewInternalError(fmt.Errorf("this pod has more than one PodDisruptionBudget, which the eviction subresource does not support"))
+}
+
+// spares says that evicting the pod costs the budget nothing: the pod is not ready, and the budget lets such pods go. Nothing
+// is wrong when it becomes ready a moment later; the budget then has one more than it counted.
+func spares(b *policyv1.PodDisruptionBudget, pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return false
+		}
+	}
+	if p := b.Spec.UnhealthyPodEvictionPolicy; p != nil && *p == policyv1.AlwaysAllow {
+		return true
+	}
+	// IfHealthyBudget, the default
+	return b.Status.ObservedGeneration >= b.Generation && b.Status.DesiredHealthy > 0 && b.Status.CurrentHealthy >= b.Status.DesiredHealthy
 }
 
 func (e *podEviction) takeDisruption(ctx context.Context, store *registry.Store, name string, pod *corev1.Pod, dryRun bool) error {
