@@ -7,6 +7,7 @@ package endpointslice
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -118,6 +119,9 @@ func (c *Controller) addService(slice *discoveryv1.EndpointSlice) {
 
 // nodeChanged keeps the zones, and wakes everything when a node comes: its pods were left out while it was unknown.
 func (c *Controller) nodeChanged(old, node *corev1.Node) {
+	if old != nil && node != nil && sameTopology(old, node) {
+		return // a heartbeat
+	}
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
 		return // a cache does not fail to list
@@ -137,6 +141,20 @@ func (c *Controller) nodeChanged(old, node *corev1.Node) {
 	for _, s := range services {
 		c.AddObject(s)
 	}
+}
+
+// sameTopology says that two versions of a node are the same to the topology cache, which goes through all nodes for each change.
+func sameTopology(a, b *corev1.Node) bool {
+	return maps.Equal(a.Labels, b.Labels) && a.Status.Allocatable.Cpu().Equal(*b.Status.Allocatable.Cpu()) && readiness(a) == readiness(b)
+}
+
+func readiness(n *corev1.Node) corev1.ConditionStatus {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
 }
 
 func (c *Controller) reconcile(_ context.Context, key string) (time.Duration, error) {
