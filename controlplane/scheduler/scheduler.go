@@ -59,6 +59,9 @@ func Run(ctx context.Context, cfg Config) error {
 		slots:  make(chan struct{}, writers),
 	}
 	synced, err := s.watch(cfg.Informers)
+	if ctx.Err() != nil {
+		return nil // told to stop before the start was complete: informers that others started may have ended
+	}
 	if err != nil {
 		return err
 	}

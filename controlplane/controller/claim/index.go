@@ -12,13 +12,13 @@ import (
 // IndexName is the index that finds a controller's objects without reading its whole namespace.
 const IndexName = "skep/controller"
 
-// Index adds the index to an informer, once.
+// Index adds the index to an informer, once. One that has been stopped takes none, see loop.Watch.
 func Index(informer cache.SharedIndexInformer) {
 	if _, there := informer.GetIndexer().GetIndexers()[IndexName]; there {
 		return
 	}
-	if err := informer.AddIndexers(cache.Indexers{IndexName: indexKeys}); err != nil {
-		panic(fmt.Sprintf("index an informer that has ended: %v", err))
+	if err := informer.AddIndexers(cache.Indexers{IndexName: indexKeys}); err != nil && !informer.IsStopped() {
+		panic(fmt.Sprintf("index an informer: %v", err))
 	}
 }
 

@@ -183,10 +183,10 @@ func Split(key string) (namespace, name string, err error) {
 	return namespace, name, nil
 }
 
-// Watch adds a handler to an informer. It panics when the informer has been stopped, because then the controller was
-// assembled in the wrong order.
+// Watch adds a handler to an informer. One that has been stopped takes none, which is no fault: informers are shared with others that
+// have started them, and a process may be told to stop while its controllers are still being made.
 func Watch(informer cache.SharedInformer, handler cache.ResourceEventHandler) {
-	if _, err := informer.AddEventHandler(handler); err != nil {
-		panic(fmt.Sprintf("watch with an informer that has ended: %v", err))
+	if _, err := informer.AddEventHandler(handler); err != nil && !informer.IsStopped() {
+		panic(fmt.Sprintf("watch with an informer: %v", err))
 	}
 }

@@ -87,8 +87,8 @@ func IndexByNode(pods cache.SharedIndexInformer) {
 		}
 		return nil, nil
 	}})
-	if err != nil {
-		panic(fmt.Sprintf("index an informer that has ended: %v", err))
+	if err != nil && !pods.IsStopped() { // see loop.Watch
+		panic(fmt.Sprintf("index an informer: %v", err))
 	}
 }
 
