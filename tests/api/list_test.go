@@ -4,12 +4,9 @@ package api
 
 import (
 	"fmt"
-	"strconv"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 )
 
 // TestAChunkedListIsOneMoment changes what a list is about to return between two of its pages: the pages together are still the
@@ -68,48 +65,4 @@ func TestAChunkedListIsOneMoment(t *testing.T) {
 			t.Errorf("afterwards: %s: %v", name, err)
 		}
 	}
-}
-
-// TestBookmarksTellHowFarAWatchIs watches one object that never changes while others do. A watch that is about to end says how far it
-// has come, so that the next begins there and not in a past that may be compacted away.
-func TestBookmarksTellHowFarAWatchIs(t *testing.T) {
-	c := shared.client.CoreV1().ConfigMaps(namespace(t))
-	still, err := c.Create(t.Context(), configMap("still", nil), metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The server sends a bookmark two seconds before a watch's time is up.
-	seconds, began := int64(4), time.Now()
-	w, err := c.Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=still", ResourceVersion: still.ResourceVersion,
-		AllowWatchBookmarks: true, TimeoutSeconds: &seconds})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Stop()
-	other, err := c.Create(t.Context(), configMap("other", nil), metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bookmarks := 0
-	for e := range w.ResultChan() {
-		if e.Type != watch.Bookmark {
-			t.Fatalf("%s of what was not asked for: %v", e.Type, e.Object)
-		}
-		bookmarks++
-		if got := number(t, e.Object.(metav1.Object).GetResourceVersion()); got < number(t, other.ResourceVersion) {
-			t.Errorf("a bookmark of %d, although %s has happened", got, other.ResourceVersion)
-		}
-	}
-	if took := time.Since(began); bookmarks == 0 || took < 3*time.Second {
-		t.Errorf("%d bookmarks in %v", bookmarks, took)
-	}
-}
-
-func number(t *testing.T, version string) uint64 {
-	t.Helper()
-	n, err := strconv.ParseUint(version, 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
