@@ -84,7 +84,7 @@ func TestTheNodeReachesItsPodsWhateverTheirPolicy(t *testing.T) {
 	p.Endpoints[b.ep.ID] = datapath.EndpointPolicy{Ingress: "closed", Egress: "closed"}
 	must(t, w.dp.SetPolicy(context.Background(), p))
 	w.in(w.node, func() error {
-		return addLoopback("172.29.0.2/32", "fd00:172:29::2/128")
+		return addLoopback(w.cfg.NodeAddrs...)
 	})
 	for _, addr := range []netip.Addr{podB4, podB6} {
 		var got string

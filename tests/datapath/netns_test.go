@@ -23,6 +23,7 @@ import (
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/kernel"
+	"skep.dev/skep/datapath/netdev"
 )
 
 const (
@@ -209,7 +210,9 @@ func (w *world) addPod(name string, addrs ...netip.Addr) *pod {
 		return nil
 	})
 	w.in(p.ns, func() error { return p.configure(addrs) })
-	w.in(w.node, func() error { return w.dp.SetEndpoint(context.Background(), p.ep) })
+	w.in(w.node, func() error {
+		return errors.Join(awaitRunning(p.ep.Ifindex), w.dp.SetEndpoint(context.Background(), p.ep))
+	})
 	w.pods[name] = p
 	return p
 }
@@ -237,7 +240,7 @@ func (p *pod) configure(addrs []netip.Addr) error {
 			return err
 		}
 	}
-	return nil
+	return awaitAddrs(addrs...)
 }
 
 func host32(a netip.Addr) *net.IPNet {
@@ -378,20 +381,46 @@ func count(counters []datapath.Counter, name string) uint64 {
 }
 
 // addLoopback gives the calling thread's namespace addresses.
-func addLoopback(cidrs ...string) error {
+func addLoopback(addrs ...netip.Addr) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
 	}
-	for _, cidr := range cidrs {
-		addr, err := netlink.ParseAddr(cidr)
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(lo, addr); err != nil {
+	for _, a := range addrs {
+		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: host32(a), Flags: unix.IFA_F_NODAD}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return awaitAddrs(addrs...)
+}
+
+// awaitAddrs waits until the calling thread's namespace accepts packets to its addresses. The kernel makes the local route of an IPv6
+// address from a work queue: before it has, an answer is lost, and comes again only when the client has given up.
+func awaitAddrs(addrs ...netip.Addr) error {
+	return await(func(ctx context.Context, h *netdev.Handle) error {
+		for _, a := range addrs {
+			if err := h.AwaitAddr(ctx, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// awaitRunning waits until a device of the calling thread's namespace has its queue: that of the end that came up first is given from
+// a work queue too.
+func awaitRunning(index int) error {
+	return await(func(ctx context.Context, h *netdev.Handle) error { return h.AwaitRunning(ctx, index) })
+}
+
+// await waits for something of the calling thread's namespace.
+func await(until func(context.Context, *netdev.Handle) error) error {
+	h, err := netdev.Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return until(ctx, h)
 }
