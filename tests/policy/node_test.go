@@ -57,6 +57,7 @@ func makeUplink(t *testing.T) {
 	if err = errors.Join(err, peerErr); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { netlink.LinkDel(link) })
 	if err := errors.Join(netlink.LinkSetUp(peer), netlink.LinkSetUp(link)); err != nil {
 		t.Fatal(err)
 	}
