@@ -9,56 +9,64 @@
  * pod; the second never sees it.
  */
 #include "lib/flow.h"
+#include "lib/index.h"
 #include "lib/lb.h"
 #include "lib/nat.h"
 #include "lib/spoof.h"
 
-/* The translation that a packet's flow is under. */
+/* The Service that a packet addressed before it was translated. */
 struct translation {
 	struct addr service;
 	__be16 port;
-	bool active;
 };
-
-static __always_inline long index_insert(struct ct_key *key, const struct backend *to, bool src_is_a)
-{
-	struct ct_entry *entry = ct_scratch();
-
-	if (!entry)
-		return -1;
-	entry->created = entry->last_seen = clock_ns();
-	entry->nat = to->addr;
-	entry->nat_port = to->port;
-	entry->flags = CT_INDEX | (src_is_a ? 0 : CT_FROM_B);
-	return ct_insert(key, entry);
-}
 
 /* Turns the packet's tuple towards the backend, remembering the Service. */
 static __always_inline void translate(struct packet *p, struct translation *t, const struct addr *addr, __be16 port)
 {
 	t->service = p->dst;
 	t->port = p->dport;
-	t->active = true;
+	p->flags |= PACKET_TRANSLATED;
 	p->dst = *addr;
 	p->dport = port;
 }
 
+/* The backend of a connection that the index does not know. Only a packet that opens one, or has no state, may choose. */
+static __always_inline enum reason backend_of(const struct packet *p, const struct service *service, struct backend *to)
+{
+	struct backend_key slot = { .backends = service->backends };
+	struct backend *backend;
+
+	if (!service->count)
+		return SKEP_REASON_NO_BACKEND;
+	if (!(p->flags & PACKET_TCP) || p->flags & PACKET_OPENS)
+		return lb_choose(service, &p->src, bpf_get_prandom_u32(), to) ? SKEP_REASON_NONE : SKEP_REASON_NO_BACKEND;
+	slot.slot = find_backend(slot.backends);
+	backend = slot.slot < INDEX_SEARCH ? bpf_map_lookup_elem(&skep_backend, &slot) : NULL;
+	if (!backend)
+		return SKEP_REASON_SERVICE_MIDFLOW;
+	*to = *backend;
+	return SKEP_REASON_NONE;
+}
+
 /* A packet to an address that no flow knows: to a Service perhaps. */
-static __always_inline enum reason balance(struct packet *p, struct ct_key *key, bool src_is_a, struct translation *t)
+static __always_inline enum reason balance(struct packet *p, struct translation *t)
 {
 	struct service *service;
 	struct backend to;
+	enum reason reason;
 
 	if (!lb_may_be_service(&p->dst) || p->flags & (PACKET_ICMP_ERROR | PACKET_LATER_FRAGMENT))
 		return SKEP_REASON_NONE;
 	service = lb_service(&p->dst, p->dport, p->proto);
 	if (!service)
 		return SKEP_REASON_NONE;
-	if (!service->count || !lb_choose(service, &p->src, bpf_get_prandom_u32(), &to))
-		return SKEP_REASON_NO_BACKEND;
-	if (index_insert(key, &to, src_is_a))
-		return SKEP_REASON_CT_FULL;
+	reason = backend_of(p, service, &to);
+	if (reason)
+		return reason;
+	if (p->proto == IPPROTO_SCTP && to.port != p->dport)
+		return SKEP_REASON_SCTP_PORT;
 	translate(p, t, &to.addr, to.port);
+	p->flags |= PACKET_BALANCED;
 	return SKEP_REASON_NONE;
 }
 
@@ -83,17 +91,18 @@ static __always_inline enum reason find_flow(struct packet *p, struct ct_key *ke
 		translate(p, t, &entry->nat, entry->nat_port);
 		*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 		*found = ct_lookup(key);
-		/* A new connection from a port used before chooses afresh: the old backend may be gone. */
-		if (!(p->flags & PACKET_OPENS) || (*found && !ct_closed(*found)))
+		/* A new connection from a port used before chooses afresh, datagrams whose flow is gone too: the old backend may be. */
+		if (*found ? !(p->flags & PACKET_OPENS) || !ct_closed(*found) :
+			     (p->flags & (PACKET_TCP | PACKET_OPENS)) == PACKET_TCP)
 			return SKEP_REASON_NONE;
 		p->dst = t->service;
 		p->dport = t->port;
-		t->active = false;
+		p->flags &= ~PACKET_TRANSLATED;
 		*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 	}
 	*found = NULL;
-	reason = balance(p, key, *src_is_a, t);
-	if (reason || !t->active)
+	reason = balance(p, t);
+	if (reason || !(p->flags & PACKET_TRANSLATED))
 		return reason;
 	*src_is_a = ct_key_of(key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 	*found = ct_lookup(key);
@@ -101,13 +110,21 @@ static __always_inline enum reason find_flow(struct packet *p, struct ct_key *ke
 }
 
 /* A flow under a translation and one without it cannot share a tuple: replies could not be told apart. */
-static __always_inline bool tuple_conflict(const struct ct_entry *entry, const struct translation *t, bool forward)
+static __always_inline bool tuple_conflict(const struct ct_entry *entry, const struct packet *p, const struct translation *t, bool forward)
 {
-	if (!forward)
-		return t->active;
-	if (!(entry->flags & CT_SERVICE))
-		return t->active;
-	return !t->active || !addr_equal(&entry->nat, &t->service) || entry->nat_port != t->port;
+	bool translated = p->flags & PACKET_TRANSLATED;
+
+	if (!forward || !(entry->flags & CT_SERVICE))
+		return translated;
+	return !translated || !addr_equal(&entry->nat, &t->service) || entry->nat_port != t->port;
+}
+
+/* Gives a reply, or an error about what was sent, the address that the initiator knows. */
+static __always_inline enum reason answer_as_service(struct __sk_buff *skb, const struct packet *p, const struct ct_entry *entry)
+{
+	if (rewrite_src(skb, p, &entry->nat, entry->nat_port))
+		return SKEP_REASON_REWRITE;
+	return skep_index(addr_hi(&entry->nat), addr_lo(&entry->nat), entry->nat_port, true) ? SKEP_REASON_CT_FULL : SKEP_REASON_NONE;
 }
 
 static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u32 rule)
@@ -169,6 +186,21 @@ static __always_inline enum reason frame_source(struct __sk_buff *skb, struct ad
 	return SKEP_REASON_NONE;
 }
 
+/* A packet that claims to be from a pod of this node but came in by another device than the pod's, which would have been checked: a second
+ * uplink or a bridge of somebody else's. */
+static __always_inline enum reason pod_by_another_way(struct __sk_buff *skb, const struct packet *p)
+{
+	struct addr src = p->src;
+	struct address *known;
+
+	if (p->flags & PACKET_ICMP_ERROR && frame_source(skb, &src))
+		return SKEP_REASON_MALFORMED;
+	known = address_of(&src);
+	if (!known || !known->ifindex || known->ifindex == skb->ingress_ifindex)
+		return SKEP_REASON_NONE;
+	return p->ethertype == bpf_htons(ETH_P_IP) ? SKEP_REASON_SPOOFED_IPV4 : SKEP_REASON_SPOOFED_IPV6;
+}
+
 static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint *ep, struct packet *p)
 {
 	struct translation t = {};
@@ -186,24 +218,28 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 	known = address_of(&p->dst);
 	forward = entry && ct_from_initiator(entry, src_is_a);
 	if (entry && flow_explains(entry, p, forward)) {
-		if (!(p->flags & PACKET_ICMP_ERROR) && tuple_conflict(entry, &t, forward))
+		if (!(p->flags & PACKET_ICMP_ERROR) && tuple_conflict(entry, p, &t, forward))
 			return finish(skb, SKEP_REASON_SERVICE_TUPLE, 0);
 		v = flow_known(entry, p, forward);
 		if (verdict_reason(v))
 			return finish(skb, verdict_reason(v), verdict_rule(v));
-		if (!forward && entry->flags & CT_SERVICE && !(p->flags & PACKET_ICMP_ERROR) &&
-		    rewrite_src(skb, p, &entry->nat, entry->nat_port))
-			return finish(skb, SKEP_REASON_REWRITE, 0);
+		if (!forward && entry->flags & CT_SERVICE) {
+			reason = answer_as_service(skb, p, entry);
+			if (reason)
+				return finish(skb, reason, 0);
+		}
 	} else {
 		to = endpoint_of(known, &missing);
 		if (missing)
 			return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
 		v = flow_new(&key, p, ep, known, to,
-			     (src_is_a ? 0 : CT_FROM_B) | (t.active ? CT_SERVICE : 0), &t.service, t.port);
+			     (src_is_a ? 0 : CT_FROM_B) | (p->flags & PACKET_TRANSLATED ? CT_SERVICE : 0), &t.service, t.port);
 		if (verdict_reason(v))
 			return finish(skb, verdict_reason(v), verdict_rule(v));
 	}
-	if (t.active && rewrite_dst(skb, p))
+	if (p->flags & PACKET_BALANCED && skep_index(addr_hi(&t.service), addr_lo(&t.service), t.port, false))
+		return finish(skb, SKEP_REASON_CT_FULL, 0);
+	if (p->flags & PACKET_TRANSLATED && rewrite_dst(skb, p))
 		return finish(skb, SKEP_REASON_REWRITE, 0);
 	return to_destination(skb, p, known, verdict_rule(v));
 }
@@ -280,6 +316,9 @@ int skep_tc_pod_to(struct __sk_buff *skb)
 	if (reason)
 		return finish(skb, from_node ? SKEP_REASON_FROM_NODE : reason, 0);
 
+	reason = from_node ? SKEP_REASON_NONE : pod_by_another_way(skb, p);
+	if (reason)
+		return finish(skb, reason, 0);
 	src_is_a = ct_key_of(&key, &p->src, &p->dst, p->sport, p->dport, p->proto);
 	entry = ct_lookup(&key);
 	forward = entry && ct_from_initiator(entry, src_is_a);
@@ -287,10 +326,13 @@ int skep_tc_pod_to(struct __sk_buff *skb)
 		v = flow_known(entry, p, forward);
 		if (verdict_reason(v) && !from_node)
 			return finish(skb, verdict_reason(v), verdict_rule(v));
+		if (!forward && entry->flags & CT_SERVICE) {
+			reason = answer_as_service(skb, p, entry);
+			if (reason)
+				return finish(skb, reason, 0);
+		}
 		if (p->flags & PACKET_ICMP_ERROR)
 			return finish(skb, SKEP_REASON_RELATED, verdict_rule(v));
-		if (!forward && entry->flags & CT_SERVICE && rewrite_src(skb, p, &entry->nat, entry->nat_port))
-			return finish(skb, SKEP_REASON_REWRITE, 0);
 	} else {
 		__u32 ifindex = skb->ifindex;
 		struct endpoint *ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);

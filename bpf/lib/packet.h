@@ -24,6 +24,10 @@ enum packet_flag {
 	PACKET_NEIGHBOUR = 8, /* ND or MLD */
 	PACKET_LATER_FRAGMENT = 16, /* has no transport header */
 	PACKET_TCP = 32, /* tcp_flags is valid */
+	/* dst and dport are a backend's by now. These two are noted here because the verifier follows every combination of what it can tell
+	 * apart on the stack. */
+	PACKET_TRANSLATED = 64,
+	PACKET_BALANCED = 128, /* by a choice of this moment: not in the index yet */
 };
 
 /* The part of an ICMP or ICMPv6 header that both share. */

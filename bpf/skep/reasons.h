@@ -43,6 +43,8 @@ enum reason {
 	SKEP_REASON_SERVICE_TUPLE = 52, /* a translated flow and a direct one share a tuple */
 	SKEP_REASON_REWRITE = 53, /* the kernel refused to rewrite the packet */
 	SKEP_REASON_CT_FULL = 54, /* no entry could be made */
+	SKEP_REASON_SCTP_PORT = 55, /* SCTP to a Service whose target port differs, not balanced by the socket */
+	SKEP_REASON_SERVICE_MIDFLOW = 56, /* TCP without SYN to a Service, of no known flow */
 
 	/* Internal errors: never "no rule", always a drop. */
 	SKEP_REASON_ERROR_SET = 60, /* the set is missing or incomplete */

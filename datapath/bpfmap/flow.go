@@ -52,6 +52,21 @@ func FlowTuple(key bpfobj.SkepCtKey, entry bpfobj.SkepCtEntry) Tuple {
 	return Tuple{Protocol: key.Proto, Src: a, Dst: b}
 }
 
+// FlowID is the key of a flow or of an index.
+type FlowID = bpfobj.SkepCtKey
+
+// IndexedFlow finds the flow that an index belongs to; false when it is gone, or another one has its tuple.
+func IndexedFlow(flows map[FlowID]FlowEntry, id FlowID, index FlowEntry) (FlowID, bool) {
+	tuple := FlowTuple(id, index)
+	service := tuple.Dst
+	tuple.Dst = natOf(index)
+	owner, _ := FlowKey(tuple)
+	flow, ok := flows[owner]
+	return owner, ok && !Index(flow) && natOf(flow) == service
+}
+
+func natOf(e FlowEntry) netip.AddrPort { return netip.AddrPortFrom(Addr(e.Nat), PortOf(e.NatPort)) }
+
 // FlowEntry is the entry of a flow.
 type FlowEntry = bpfobj.SkepCtEntry
 

@@ -293,6 +293,8 @@ const (
 	SkepReasonSKEP_REASON_SERVICE_TUPLE      SkepReason = 52
 	SkepReasonSKEP_REASON_REWRITE            SkepReason = 53
 	SkepReasonSKEP_REASON_CT_FULL            SkepReason = 54
+	SkepReasonSKEP_REASON_SCTP_PORT          SkepReason = 55
+	SkepReasonSKEP_REASON_SERVICE_MIDFLOW    SkepReason = 56
 	SkepReasonSKEP_REASON_ERROR_SET          SkepReason = 60
 	SkepReasonSKEP_REASON_ERROR_CLASS        SkepReason = 61
 	SkepReasonSKEP_REASON_ERROR_ROW          SkepReason = 62

@@ -37,7 +37,8 @@ var DefaultTimeouts = Timeouts{
 	Unanswered:  time.Minute,
 }
 
-// Flow is what a sweep looks at.
+// Flow is what a sweep looks at. An index is looked at only when the flow that it belongs to is gone: otherwise it lives and dies with
+// that.
 type Flow struct {
 	TCP                                  bool
 	Answered, Established, Closed, Index bool
@@ -48,7 +49,7 @@ type Flow struct {
 func (t Timeouts) Expired(f Flow) bool {
 	switch {
 	case f.Index && f.TCP:
-		// The other half of a translated flow; it is touched by every packet of the initiator.
+		// The flow was evicted. The next packet of its connection still finds its backend.
 		return f.Idle > t.Established
 	case f.Index:
 		return f.Idle > t.Answered
@@ -104,11 +105,8 @@ func (s *Sweeper) Sweep() (Result, error) {
 	}
 	result := Result{Entries: len(flows)}
 	var requests [][]byte
-	for key, entry := range flows {
-		if !s.Timeouts.Expired(flowOf(key.Proto, entry, now)) {
-			continue
-		}
-		request, err := bpfmap.ExpireRequest(key, entry)
+	for _, key := range s.Timeouts.old(flows, now) {
+		request, err := bpfmap.ExpireRequest(key, flows[key])
 		if err != nil {
 			return result, err
 		}
@@ -124,6 +122,29 @@ func (s *Sweeper) Sweep() (Result, error) {
 		requests = requests[n:]
 	}
 	return result, errors.Join(errs...)
+}
+
+// old lists the entries to delete, each flow before its index: a packet between the two finds the index of no flow, which is harmless,
+// where a flow without its index would be searched for.
+func (t Timeouts) old(flows map[bpfmap.FlowID]bpfmap.FlowEntry, now time.Duration) []bpfmap.FlowID {
+	var out, indexes []bpfmap.FlowID
+	for key, entry := range flows {
+		owner := key
+		if bpfmap.Index(entry) {
+			if flow, ok := bpfmap.IndexedFlow(flows, key, entry); ok {
+				owner = flow
+			}
+		}
+		if !t.Expired(flowOf(owner.Proto, flows[owner], now)) {
+			continue
+		}
+		if owner != key {
+			indexes = append(indexes, key)
+		} else {
+			out = append(out, key)
+		}
+	}
+	return append(out, indexes...)
 }
 
 func (s *Sweeper) delete(requests [][]byte) (int, error) {
