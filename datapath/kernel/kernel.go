@@ -30,8 +30,11 @@ type Datapath struct {
 
 	// attaching serialises changes to devices with the listing of what is attached.
 	attaching sync.Mutex
-	stop      chan struct{}
-	stopped   chan struct{}
+	// tracking serialises the writing of notrack rules and guards nodes, for which they were last written; nil before the first time.
+	tracking sync.Mutex
+	nodes    []datapath.Node
+	stop     chan struct{}
+	stopped  chan struct{}
 }
 
 var _ datapath.Datapath = (*Datapath)(nil)
@@ -201,7 +204,11 @@ func (d *Datapath) SetNodes(_ context.Context, nodes []datapath.Node) error {
 	if d.config.Uplink == "" {
 		return nil
 	}
-	if err := d.devices.SyncNotrack(nodes); err != nil {
+	d.tracking.Lock()
+	d.nodes = slices.Clone(nodes)
+	err := d.devices.SyncNotrack(nodes)
+	d.tracking.Unlock()
+	if err != nil {
 		// A kernel without nftables has no netfilter in the way either.
 		d.config.Logger.Warn("netfilter tracks the pods' connections too", "err", err)
 	}
@@ -227,7 +234,25 @@ func (d *Datapath) Close() error {
 	return errors.Join(err, d.objects.Close())
 }
 
-// sweep ages flows until Close.
+// keepNotrack writes the notrack rules again when somebody has removed them.
+func (d *Datapath) keepNotrack() error {
+	d.tracking.Lock()
+	defer d.tracking.Unlock()
+	if d.nodes == nil {
+		return nil
+	}
+	there, err := d.devices.HasNotrack()
+	if err != nil || there {
+		return err
+	}
+	if err := d.devices.SyncNotrack(d.nodes); err != nil {
+		return err
+	}
+	d.config.Logger.Info("somebody flushed the nftables rules that keep netfilter's tracking off pods: they are there again")
+	return nil
+}
+
+// sweep ages flows until Close, and repairs what others may have removed.
 func (d *Datapath) sweep() {
 	defer close(d.stopped)
 	ticker := time.NewTicker(d.config.SweepInterval)
@@ -240,6 +265,9 @@ func (d *Datapath) sweep() {
 		}
 		if err := d.node.Tidy(); err != nil {
 			d.config.Logger.Warn("old backends were not removed", "err", err)
+		}
+		if err := d.keepNotrack(); err != nil {
+			d.config.Logger.Debug("the notrack rules were not looked at", "err", err)
 		}
 		result, err := d.sweeper.Sweep()
 		if err != nil {

@@ -47,6 +47,34 @@ func (h *Handle) SyncNotrack(nodes []datapath.Node) error {
 	return nil
 }
 
+// HasNotrack says whether the rules that SyncNotrack wrote are all there: whoever flushes the ruleset, as a firewall does that starts anew,
+// takes them along.
+func (h *Handle) HasNotrack() (bool, error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(h.ns))
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false, fmt.Errorf("list nftables chains: %w", err)
+	}
+	rules := 0
+	for _, chain := range chains {
+		if chain.Table.Name != notrackTable {
+			continue
+		}
+		found, err := conn.GetRules(chain.Table, chain)
+		if err != nil {
+			return false, fmt.Errorf("list nftables table %s: %w", notrackTable, err)
+		}
+		rules += len(found)
+	}
+	return rules == notrackRules, nil
+}
+
+// notrackRules are three pairs of ends in two families and two chains.
+const notrackRules = 3 * 2 * 2
+
 // ipFamily is where a family's header has its addresses.
 type ipFamily struct {
 	name     string

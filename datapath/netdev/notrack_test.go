@@ -58,6 +58,34 @@ func TestNotrackFollowsTheNodes(t *testing.T) {
 	}
 }
 
+func TestNotrackThatWasFlushedIsMissed(t *testing.T) {
+	if os.Getenv(insideEnv) == "" {
+		t.Skip("needs root, to make a network namespace")
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft to flush the rules")
+	}
+	h, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for _, flush := range [][]string{{"flush", "ruleset"}, {"flush", "table", "inet", notrackTable}, {"flush", "chain", "inet", notrackTable, "output"}} {
+		if err := h.SyncNotrack([]datapath.Node{node("a", true, "172.29.0.2", "fd00:29::2", "10.244.1.0/24", "fd00:1::/64")}); err != nil {
+			t.Fatal(err)
+		}
+		if there, err := h.HasNotrack(); !there || err != nil {
+			t.Errorf("just written: %v, %v", there, err)
+		}
+		if out, err := exec.Command("nft", flush...).CombinedOutput(); err != nil {
+			t.Fatalf("nft %v: %s", flush, out)
+		}
+		if there, err := h.HasNotrack(); there || err != nil {
+			t.Errorf("after nft %v: %v, %v", flush, there, err)
+		}
+	}
+}
+
 func TestDisjointPrefixes(t *testing.T) {
 	var in, want []netip.Prefix
 	for _, s := range []string{"10.2.0.0/16", "10.0.0.0/8", "10.2.3.0/24", "11.0.0.0/8", "10.0.0.0/16", "11.0.0.0/8"} {
