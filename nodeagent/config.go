@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"skep.dev/skep/nodeagent/intent"
 )
 
 // Config of one node's agent. Fields without a default are required.
@@ -44,7 +46,9 @@ type Config struct {
 	KubeletPort uint16
 	// Executable is this program; it serves as the container logger, too. Default: the running one.
 	Executable string
-	Logger     *slog.Logger
+	// Rules hands out the numbers of policy rules, and knows what they mean. Default: numbers that start again with every run.
+	Rules  *intent.RuleTable
+	Logger *slog.Logger
 }
 
 // Defaults of Config.

@@ -176,7 +176,7 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	translator := intent.New(intent.Config{
 		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp,
 		ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), ListClusterPolicies: a.clusterPolicies.list,
-		RulesPath: filepath.Join(a.cfg.DataDir, "rules"), Logger: a.cfg.Logger,
+		Rules: a.cfg.Rules, Logger: a.cfg.Logger,
 	})
 	a.policy = translator
 	all.Start(ctx.Done())

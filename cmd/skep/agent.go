@@ -19,6 +19,7 @@ import (
 	"skep.dev/skep/cmd/skep/internal/preflight"
 	"skep.dev/skep/datapath/kernel"
 	"skep.dev/skep/nodeagent"
+	"skep.dev/skep/nodeagent/intent"
 )
 
 // agentFlags are texts that become the configurations of the agent and of the datapath.
@@ -117,10 +118,24 @@ func runAgent(ctx context.Context, f agentFlags) error {
 		return err
 	}
 	defer dp.Close()
+	f.agent.Rules = ruleTable(f.agent)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return agentapi.Serve(ctx, filepath.Join(f.agent.RunDir, "agent.sock"), dp) })
+	group.Go(func() error {
+		return agentapi.Serve(ctx, filepath.Join(f.agent.RunDir, "agent.sock"), dp, f.agent.Rules)
+	})
 	group.Go(func() error { return nodeagent.Run(ctx, f.agent, dp) })
 	return group.Wait()
+}
+
+// ruleTable continues the numbers of rules of the runs before. A disk that is full must not stop policy from being enforced; what
+// suffers is attribution after a restart.
+func ruleTable(cfg nodeagent.Config) *intent.RuleTable {
+	table, err := intent.NewRuleTable(filepath.Join(cfg.DataDir, "rules"))
+	if err != nil {
+		cfg.Logger.Error("rule numbers will not outlive this process", "err", err)
+		table, _ = intent.NewRuleTable("") // cannot fail without a path
+	}
+	return table
 }
 
 // deviceOf finds the device that has an address.

@@ -56,7 +56,7 @@ func rootCommand() *cobra.Command {
 	)
 	root.SetHelpCommandGroupID(groupOther)
 	root.AddCommand(
-		upCommand(), downCommand(), statusCommand(), netCommand(), kubeconfigCommand(), imageCommand(),
+		upCommand(), downCommand(), statusCommand(), netCommand(), policyCommand(), kubeconfigCommand(), imageCommand(),
 		serverCommand(), agentCommand(), nodeCommand(), dnsCommand(), pullerCommand(),
 		forwardCommand(), containerLogCommand(), versionCommand(), kubectlCommand(),
 	)

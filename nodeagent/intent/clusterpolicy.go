@@ -59,8 +59,17 @@ func (c *Cluster) DeleteClusterPolicy(name string) bool {
 	return c.clusterReplaced(old, nil)
 }
 
+// declaration is what a policy adds to the table of rules; nil for no policy.
+func (p *clusterPolicy) declaration() *declaration {
+	if p == nil {
+		return nil
+	}
+	return &declaration{source: p.source, rules: p.sides}
+}
+
 // clusterReplaced marks the sets that a policy's change touches. Either side may be nil.
 func (c *Cluster) clusterReplaced(before, after *clusterPolicy) bool {
+	c.rules.declare(before.declaration(), after.declaration())
 	if before != nil {
 		for _, rules := range before.sides {
 			c.rules.retire(rules)

@@ -82,8 +82,23 @@ func (c *Cluster) DeleteNetworkPolicy(namespace, name string) bool {
 	return c.replaced(namespace, old, nil)
 }
 
+// declaration is what a policy adds to the table of rules; nil for no policy.
+func (p *policy) declaration() *declaration {
+	if p == nil {
+		return nil
+	}
+	d := &declaration{source: p.source}
+	for dir, s := range p.sides {
+		if s != nil {
+			d.rules[dir] = s.rules
+		}
+	}
+	return d
+}
+
 // replaced marks the sets that a policy's change touches. Either side may be nil.
 func (c *Cluster) replaced(namespace string, before, after *policy) bool {
+	c.rules.declare(before.declaration(), after.declaration())
 	if before != nil {
 		for _, s := range before.sides {
 			if s != nil {

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"skep.dev/skep/datapath"
 )
 
@@ -49,6 +51,13 @@ type RuleInfo struct {
 // DefaultDeny says that the number does not stand for a rule but for "isolated by these policies and allowed by none".
 func (i RuleInfo) DefaultDeny() bool { return i.Index < 0 }
 
+// PolicyRule is a rule of a policy that is there now, or a default deny that pods of this node have.
+type PolicyRule struct {
+	// RuleInfo has no ID when the rule judges no pod of this node.
+	RuleInfo
+	Action datapath.Action
+}
+
 // RuleTable hands out rule numbers and remembers what they mean. Numbers only grow, also over restarts when the table has
 // a journal, so a number that a conntrack entry holds never comes to name another rule. It is safe for concurrent use.
 type RuleTable struct {
@@ -61,6 +70,8 @@ type RuleTable struct {
 	entries  map[datapath.RuleID]*ruleEntry
 	byKey    map[string]*ruleEntry
 	retired  []datapath.RuleID // oldest first
+	// declared are the policies that are there now, whether or not they select a pod of this node.
+	declared map[types.UID]declaration
 	unsaved  []*ruleEntry
 }
 
@@ -68,6 +79,12 @@ type ruleEntry struct {
 	Key  string   `json:"key"`
 	Info RuleInfo `json:"info"`
 	refs int
+}
+
+// declaration is a policy's list of rules, by direction.
+type declaration struct {
+	source
+	rules [2][]*rule
 }
 
 // journalHeader is the first line of the journal; the entries follow, one per line.
@@ -80,7 +97,7 @@ type journalHeader struct {
 // NewRuleTable returns a table that continues the journal at path, or one that lives in memory only when path is empty.
 // A damaged journal is not an error: what can be read is kept, and numbers go on behind it.
 func NewRuleTable(path string) (*RuleTable, error) {
-	t := &RuleTable{path: path, next: 1, entries: map[datapath.RuleID]*ruleEntry{}, byKey: map[string]*ruleEntry{}}
+	t := &RuleTable{path: path, next: 1, entries: map[datapath.RuleID]*ruleEntry{}, byKey: map[string]*ruleEntry{}, declared: map[types.UID]declaration{}}
 	if path == "" {
 		return t, nil
 	}
@@ -117,6 +134,56 @@ func (t *RuleTable) List() []RuleInfo {
 	return out
 }
 
+// Current returns every rule of every policy that is there now, so that those that no pod here has are seen too, and the default
+// denies of this node's pods. The order is that of policies, directions and rules; default denies come behind their direction's rules.
+func (t *RuleTable) Current() []PolicyRule {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []PolicyRule
+	for _, d := range t.declared {
+		for dir, rules := range d.rules {
+			for i, r := range rules {
+				out = append(out, t.current(d.source, datapath.Direction(dir), i, r.action))
+			}
+		}
+	}
+	for _, e := range t.entries {
+		if e.Info.DefaultDeny() && e.refs > 0 {
+			out = append(out, PolicyRule{RuleInfo: e.Info, Action: datapath.Deny})
+		}
+	}
+	slices.SortFunc(out, func(a, b PolicyRule) int { return a.compare(b.RuleInfo) })
+	return out
+}
+
+func (t *RuleTable) current(s source, dir datapath.Direction, index int, action datapath.Action) PolicyRule {
+	out := PolicyRule{RuleInfo: RuleInfo{Direction: dir, Policies: []string{s.name}, Index: index, Generation: s.generation}, Action: action}
+	if e := t.byKey[ruleKey(s, dir, index)]; e != nil {
+		out.ID = e.Info.ID
+	}
+	return out
+}
+
+func (i RuleInfo) compare(o RuleInfo) int {
+	return cmp.Or(
+		slices.Compare(i.Policies, o.Policies), cmp.Compare(i.Direction, o.Direction),
+		cmp.Compare(uint(i.Index), uint(o.Index)), // -1 comes last
+		cmp.Compare(i.ID, o.ID),
+	)
+}
+
+// declare says that a policy has taken another's place. Either may be nil.
+func (t *RuleTable) declare(before, after *declaration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if before != nil {
+		delete(t.declared, before.uid)
+	}
+	if after != nil {
+		t.declared[after.uid] = *after
+	}
+}
+
 // Flush brings the journal up to date. It must return before the datapath learns the numbers.
 func (t *RuleTable) Flush() error {
 	t.mu.Lock()
@@ -146,11 +213,14 @@ func (t *RuleTable) Flush() error {
 
 // ruleID numbers one rule of one version of a policy.
 func (t *RuleTable) ruleID(s source, dir datapath.Direction, index int) datapath.RuleID {
-	key := fmt.Sprintf("rule/%s/%d/%d/%d", s.uid, dir, index, s.generation)
-	e := t.acquire(key, func() RuleInfo {
+	e := t.acquire(ruleKey(s, dir, index), func() RuleInfo {
 		return RuleInfo{Direction: dir, Policies: []string{s.name}, Index: index, Generation: s.generation}
 	})
 	return e.Info.ID
+}
+
+func ruleKey(s source, dir datapath.Direction, index int) string {
+	return fmt.Sprintf("rule/%s/%d/%d/%d", s.uid, dir, index, s.generation)
 }
 
 // retire gives up the numbers that the rules of a version of a policy used.

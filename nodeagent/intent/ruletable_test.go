@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/datapath"
 )
@@ -97,4 +100,37 @@ func TestNamesOfOldRulesAreForgottenInTheEnd(t *testing.T) {
 	if n := len(table.entries); n > keptRules+1 {
 		t.Errorf("%d names are kept, the bound is %d", n, keptRules)
 	}
+}
+
+func TestCurrentRulesIncludeThoseOfNoPodHere(t *testing.T) {
+	c := cluster(t)
+	c.SetPod(testPod("shop", "web", self, "10.0.0.1", labels.Set{"app": "web"}))
+	both := policyFrom(t, "web", "\n  podSelector: {matchLabels: {app: web}}\n  policyTypes: [Ingress, Egress]\n  ingress: [{}, {ports: [{port: 80}]}]")
+	apply(t, c, both)
+	apply(t, c, policyFrom(t, "dead", "\n  podSelector: {matchLabels: {app: nobody}}\n  ingress: [{}]"))
+	tier := parse[policyv1alpha2.ClusterNetworkPolicy](t, "metadata: {name: tier, uid: uid-tier}\nspec:\n  tier: Admin\n  priority: 1\n  subject: {namespaces: {}}\n  egress: [{action: Deny, to: [{networks: [10.9.0.0/16]}]}]")
+	if _, err := c.SetClusterPolicy(tier); err != nil {
+		t.Fatal(err)
+	}
+	c.Policy()
+	check := func(want string) {
+		t.Helper()
+		var b strings.Builder
+		for _, r := range c.rules.Current() {
+			fmt.Fprintln(&b, r.Policies, r.Direction, r.Index, r.Action, r.ID != 0)
+		}
+		if b.String() != want {
+			t.Errorf("got:\n%swant:\n%s", b.String(), want)
+		}
+	}
+	check("[shop/dead] 0 0 0 false\n[shop/web] 0 0 0 true\n[shop/web] 0 1 0 true\n[shop/web] 0 -1 1 true\n[shop/web] 1 -1 1 true\n[tier] 1 0 1 true\n")
+
+	smaller := both.DeepCopy()
+	smaller.Generation++
+	smaller.Spec.Ingress, smaller.Spec.PolicyTypes = smaller.Spec.Ingress[:1], smaller.Spec.PolicyTypes[:1]
+	apply(t, c, smaller)
+	c.DeleteClusterPolicy("tier")
+	c.DeleteNetworkPolicy("shop", "dead")
+	c.Policy()
+	check("[shop/web] 0 0 0 true\n[shop/web] 0 -1 1 true\n")
 }

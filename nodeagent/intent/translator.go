@@ -31,7 +31,7 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// Config is what a Translator needs. All fields but ClusterPolicies with its lister, RulesPath and
+// Config is what a Translator needs. All fields but ClusterPolicies with its lister, Rules and
 // Logger are required.
 type Config struct {
 	NodeName string
@@ -43,10 +43,10 @@ type Config struct {
 	Policies            typednetworkingv1.NetworkPoliciesGetter
 	ListClusterPolicies func(context.Context, metav1.ListOptions) (*policyv1alpha2.ClusterNetworkPolicyList, error)
 	Datapath            datapath.Datapath
-	// RulesPath is the journal of rule numbers. Without it numbers start again with every run, and conntrack entries
-	// from before a restart are attributed wrongly.
-	RulesPath string
-	Logger    *slog.Logger
+	// Rules hands out the numbers of rules. Default: a table without a journal, whose numbers start again with every run, so that
+	// conntrack entries from before a restart are attributed wrongly.
+	Rules  *RuleTable
+	Logger *slog.Logger
 }
 
 // Translator keeps the datapath in agreement with the API.
@@ -104,9 +104,7 @@ func New(cfg Config) *Translator {
 
 		unpublished: map[string]bool{}, inForceVersions: versions{},
 	}
-	var err error
-	if t.rules, err = NewRuleTable(cfg.RulesPath); err != nil {
-		t.log.Error("rule numbers will not outlive this process", "err", err)
+	if t.rules = cfg.Rules; t.rules == nil {
 		t.rules, _ = NewRuleTable("") // cannot fail without a path
 	}
 	t.cluster = NewCluster(cfg.NodeName, t.rules)

@@ -44,7 +44,7 @@ func TestTheAPIReachesTheDatapath(t *testing.T) {
 	)
 	dp := fake.New()
 	dp.Fail(errors.New("map is full"))
-	tr := New(Config{NodeName: self, Informers: informers.NewSharedInformerFactory(client, 0), Datapath: dp, RulesPath: filepath.Join(t.TempDir(), "rules")})
+	tr := New(Config{NodeName: self, Informers: informers.NewSharedInformerFactory(client, 0), Datapath: dp, Rules: openTable(t, filepath.Join(t.TempDir(), "rules"))})
 	done := make(chan error, 1)
 	go func() { done <- tr.Run(ctx) }()
 

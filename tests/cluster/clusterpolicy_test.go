@@ -3,9 +3,13 @@
 package cluster
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,6 +89,83 @@ func TestClusterPolicyKinds(t *testing.T) {
 					t.Errorf("no %s in %s", want, out)
 				}
 			}
+		})
+	})
+}
+
+// ruleCounts is what "skep policy stats -o json" says about connections, by "policies direction rule".
+func ruleCounts(t *testing.T, ns string, more ...string) map[string]int {
+	t.Helper()
+	out := kubectl(t, append([]string{"policy", "stats", "--name", name, "-n", ns, "-o", "json"}, more...)...)
+	var got struct {
+		Rules []struct {
+			Policies             []string
+			Direction            string
+			Rule                 *int
+			Connections, Packets int
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	counts := map[string]int{}
+	for _, r := range got.Rules {
+		rule := "default deny"
+		if r.Rule != nil {
+			rule = fmt.Sprint(*r.Rule)
+		}
+		if r.Connections != r.Packets {
+			t.Errorf("%v %s %s: %d connections, %d judged packets", r.Policies, r.Direction, rule, r.Connections, r.Packets)
+		}
+		counts[strings.Join(r.Policies, ",")+" "+r.Direction+" "+rule] = r.Connections
+	}
+	return counts
+}
+
+// TestRuleCounters makes connections by hand and finds each of them, and no other, in the counter of the rule that decided it.
+func TestRuleCounters(t *testing.T) {
+	const ns = "counters"
+	rulesWorld(t, ns)
+	subject := "subject: {pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: " + ns + "}}, podSelector: {matchLabels: {app: server}}}}"
+	admin := "{tier: Admin, priority: 1, " + subject + ", ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{udp: {destinationPort: {number: 9000}}}]}]}"
+	policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "web"}}
+	spec := "{podSelector: {matchLabels: {app: server}}, ingress: [{ports: [{port: web}]}, {ports: [{port: 7}]}]}"
+	if err := yaml.Unmarshal([]byte(spec), &policy.Spec); err != nil {
+		t.Fatal(err)
+	}
+	withClusterPolicy(t, "no-echo", admin, func() {
+		withPolicy(t, ns, policy, func() {
+			for _, server := range []string{"server-1", "server-2"} {
+				expectReach(t, ns, server, ways("client-1 tcp", "client-2 tcp"))
+			}
+			all, second := ruleCounts(t, ns), ruleCounts(t, ns, "--node", nodeName(2))
+			send := func(server string, requests, datagrams, refused int) {
+				target := podIP(t, ns, server)
+				var got [3]tally
+				inPod(t, ns, "client-1", &got[0], "get", "-n", fmt.Sprint(requests), "http://"+net.JoinHostPort(target, "8080"))
+				inPod(t, ns, "client-1", &got[1], "udp", "-n", fmt.Sprint(datagrams), "-timeout", "100ms", net.JoinHostPort(target, "9000"))
+				inPod(t, ns, "client-1", &got[2], "udp", "-n", fmt.Sprint(refused), "-timeout", "100ms", net.JoinHostPort(target, "9001"))
+				if got[0].OK != requests || got[1].Failed != datagrams || got[2].Failed != refused {
+					t.Fatalf("%s: %+v", server, got)
+				}
+			}
+			send("server-1", 30, 5, 3)
+			send("server-2", 11, 7, 2)
+			grown := func(before, after map[string]int) string {
+				var b strings.Builder
+				for _, rule := range slices.Sorted(maps.Keys(after)) {
+					fmt.Fprintf(&b, "%s: %d\n", rule, after[rule]-before[rule])
+				}
+				return b.String()
+			}
+			const lines = "no-echo ingress 0: %d\nweb ingress 0: %d\nweb ingress 1: 0\nweb ingress default deny: %d\n"
+			if got, want := grown(all, ruleCounts(t, ns)), fmt.Sprintf(lines, 12, 41, 5); got != want {
+				t.Errorf("all nodes:\n%swant:\n%s", got, want)
+			}
+			if got, want := grown(second, ruleCounts(t, ns, "--node", nodeName(2))), fmt.Sprintf(lines, 7, 11, 2); got != want {
+				t.Errorf("node 2:\n%swant:\n%s", got, want)
+			}
+			t.Logf("\n%s", kubectl(t, "policy", "stats", "--name", name))
 		})
 	})
 }

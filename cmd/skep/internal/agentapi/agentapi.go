@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package agentapi is the agent's local interface: HTTP on a unix socket that only root can open, through which
-// the command line asks a node about its datapath.
+// the command line asks a node about its datapath and its policies.
 package agentapi
 
 import (
@@ -27,7 +27,7 @@ type StatusSource interface {
 const statusPath = "/v1/datapath/status"
 
 // Serve answers on the socket until the context ends. A socket file that a killed agent left is replaced.
-func Serve(ctx context.Context, socket string, source StatusSource) error {
+func Serve(ctx context.Context, socket string, source StatusSource, rules RuleSource) error {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func Serve(ctx context.Context, socket string, source StatusSource) error {
 		return err
 	}
 	defer os.Remove(socket)
-	server := &http.Server{Handler: handler(source), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler(source, rules), ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	select {
@@ -69,44 +69,55 @@ func listenPrivate(socket string) (net.Listener, error) {
 	return l, nil
 }
 
-func handler(source StatusSource) http.Handler {
+func handler(source StatusSource, rules RuleSource) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, r *http.Request) {
-		status, err := source.Status(r.Context())
+	mux.HandleFunc("GET "+statusPath, answer(source.Status))
+	mux.HandleFunc("GET "+rulesPath, answer(func(ctx context.Context) ([]RuleStats, error) { return ruleStats(ctx, source, rules) }))
+	return mux
+}
+
+func answer[T any](ask func(context.Context) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		value, err := ask(r.Context())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(status) // a reader that went away is not our fault
-	})
-	return mux
+		_ = json.NewEncoder(w).Encode(value) // a reader that went away is not our fault
+	}
 }
 
 // Status asks the agent behind the socket.
 func Status(ctx context.Context, socket string) (datapath.Status, error) {
 	var status datapath.Status
+	err := get(ctx, socket, statusPath, &status)
+	return status, err
+}
+
+// get reads the agent's answer into value.
+func get(ctx context.Context, socket, path string, value any) error {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 		DisableKeepAlives: true,
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+statusPath, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+path, nil)
 	if err != nil {
-		return status, err
+		return err
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return status, fmt.Errorf("ask agent: %w", err)
+		return fmt.Errorf("ask agent: %w", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // the status code says enough without it
-		return status, fmt.Errorf("ask agent: %s: %s", resp.Status, text)
+		return fmt.Errorf("ask agent: %s: %s", resp.Status, text)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
-		return status, fmt.Errorf("read agent's answer: %w", err)
+	if err := json.NewDecoder(resp.Body).Decode(value); err != nil {
+		return fmt.Errorf("read agent's answer: %w", err)
 	}
-	return status, nil
+	return nil
 }
