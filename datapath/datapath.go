@@ -196,6 +196,8 @@ type Status struct {
 	// Verdicts and Drops count packets since the maps were created.
 	Verdicts []Counter
 	Drops    []Counter
+	// Warnings say what else on the node may stop packets.
+	Warnings []string
 	Rules    []RuleCounter
 }
 

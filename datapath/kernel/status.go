@@ -33,7 +33,22 @@ func (d *Datapath) Status(context.Context) (datapath.Status, error) {
 	if err != nil {
 		return datapath.Status{}, err
 	}
-	return datapath.Status{Programs: programs, Maps: fill, Verdicts: verdicts, Drops: drops, Rules: rules}, nil
+	return datapath.Status{
+		Programs: programs, Maps: fill, Verdicts: verdicts, Drops: drops, Rules: rules, Warnings: d.warnings(),
+	}, nil
+}
+
+// warnings are about what is not ours: they are worth a look, and a kernel without nftables has none.
+func (d *Datapath) warnings() []string {
+	chains, err := d.devices.ForwardDrops()
+	if err != nil {
+		d.config.Logger.Debug("foreign firewalls were not looked for", "err", err)
+	}
+	var out []string
+	for _, chain := range chains {
+		out = append(out, fmt.Sprintf("the nftables chain %s drops forwarded packets that none of its rules accepts: pods of other nodes may be out of reach", chain))
+	}
+	return out
 }
 
 func (d *Datapath) programs() ([]datapath.Program, error) {

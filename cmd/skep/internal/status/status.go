@@ -205,6 +205,9 @@ func showNode(w io.Writer, n node) error {
 		fmt.Fprintf(w, "  the agent does not answer: %v\n", n.err)
 		return fmt.Errorf("the agent of node %s does not answer (what is attached goes on working)", n.name)
 	}
+	for _, warning := range n.status.Warnings {
+		fmt.Fprintf(w, "  warning: %s\n", warning)
+	}
 	table := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(table, "  PROGRAM\tHOOK\tATTACHED TO")
 	for _, p := range grouped(n.status.Programs) {
