@@ -65,6 +65,9 @@ func (c Cluster) DataDir() string { return filepath.Join(dataRoot, c.Name) }
 // RunDir holds sockets, process records and pinned pod namespaces.
 func (c Cluster) RunDir() string { return filepath.Join(runRoot, c.Name) }
 
+// mountedBPF is a file that is there while the BPF file system is mounted by a cluster. Its name is that of no cluster.
+func mountedBPF() string { return filepath.Join(runRoot, ".mounted-bpf") }
+
 // PinDir is the folder of BPF pins.
 func (c Cluster) PinDir() string { return filepath.Join(bpfRoot, "skep", c.Name) }
 

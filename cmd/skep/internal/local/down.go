@@ -35,7 +35,6 @@ func Down(ctx context.Context, name string, keepData bool) error {
 	if err != nil {
 		return err
 	}
-	state, _ := c.ReadState() // unreadable or absent: everything below is found without it
 	if keepData {
 		c.stopGently()
 	}
@@ -47,7 +46,7 @@ func Down(ctx context.Context, name string, keepData bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return err // the folders stay, so that a second run knows the cluster
 	}
-	return c.removeFolders(keepData, state)
+	return c.removeFolders(keepData)
 }
 
 // stopGently lets the control plane close its database.
@@ -206,10 +205,12 @@ func removeCgroups(cs cgroups, cgroup string) error {
 	return err
 }
 
-// removeFolders removes data and run-time state, and the BPF mount if the cluster made it and nobody uses it.
-func (c Cluster) removeFolders(keepData bool, state State) error {
-	if state.MountedBPF && nobodyPins() {
-		_ = unix.Unmount(bpfRoot, 0) // refused while it is in use
+// removeFolders removes data and run-time state, and the BPF mount if a cluster made it and nobody uses it.
+func (c Cluster) removeFolders(keepData bool) error {
+	if _, err := os.Stat(mountedBPF()); err == nil && nobodyPins() {
+		if unix.Unmount(bpfRoot, 0) == nil { // refused while it is in use
+			_ = os.Remove(mountedBPF())
+		}
 	}
 	var errs []error
 	if !keepData {

@@ -21,8 +21,6 @@ type State struct {
 	Nodes int `json:"nodes"`
 	// APIPort is the port of 127.0.0.1 on which the host reaches the API.
 	APIPort int `json:"apiPort"`
-	// MountedBPF says that this cluster mounted the BPF file system, so removing the last cluster unmounts it.
-	MountedBPF bool `json:"mountedBPF,omitempty"`
 }
 
 // apiAddress is the API as the host reaches it.

@@ -172,8 +172,11 @@ func (u *upRun) mountBPF() error {
 	if err := unix.Mount("bpf", bpfRoot, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700"); err != nil {
 		return fmt.Errorf("mount the BPF file system at %s: %w", bpfRoot, err)
 	}
-	u.state.MountedBPF = true
-	return nil
+	// Noted for all clusters: the one that mounts it need not be the last to go.
+	if err := os.MkdirAll(runRoot, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(mountedBPF(), nil, 0o600)
 }
 
 // foundation makes what processes need before they start: namespaces, cgroups and credentials.
