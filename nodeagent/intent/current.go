@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
@@ -109,11 +111,7 @@ func (t *Translator) listPolicies(ctx context.Context, namespace string, o metav
 	if err != nil {
 		return listing{}, err
 	}
-	out := listing{version: list.ResourceVersion, items: map[string]string{}}
-	for i := range list.Items {
-		out.items[list.Items[i].Name] = list.Items[i].ResourceVersion
-	}
-	return out, nil
+	return listingOf(list)
 }
 
 func (t *Translator) listClusterPolicies(ctx context.Context, o metav1.ListOptions) (listing, error) {
@@ -121,11 +119,23 @@ func (t *Translator) listClusterPolicies(ctx context.Context, o metav1.ListOptio
 	if err != nil {
 		return listing{}, err
 	}
-	out := listing{version: list.ResourceVersion, items: map[string]string{}}
-	for i := range list.Items {
-		out.items[list.Items[i].Name] = list.Items[i].ResourceVersion
-	}
-	return out, nil
+	return listingOf(list)
+}
+
+// listingOf takes the versions out of a list of any kind.
+func listingOf(list interface {
+	runtime.Object
+	metav1.ListInterface
+}) (listing, error) {
+	out := listing{version: list.GetResourceVersion(), items: map[string]string{}}
+	err := meta.EachListItem(list, func(obj runtime.Object) error {
+		item, err := meta.Accessor(obj)
+		if err == nil {
+			out.items[item.GetName()] = item.GetResourceVersion()
+		}
+		return err
+	})
+	return out, err
 }
 
 func (t *Translator) waitCurrent(ctx context.Context, namespace, version string,

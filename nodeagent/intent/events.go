@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
@@ -61,12 +62,7 @@ func (t *Translator) applyPod(ch change, pod *corev1.Pod) {
 }
 
 func (t *Translator) applyPolicy(np *networkingv1.NetworkPolicy, gone bool) {
-	version := np.ResourceVersion
-	if gone {
-		version = ""
-	}
-	t.taken.set(np.Namespace, np.Name, version)
-	t.unpublished[np.Namespace] = true
+	t.take(np, gone)
 	if gone {
 		t.note(&t.pending.policy, t.cluster.DeleteNetworkPolicy(np.Namespace, np.Name))
 		return
@@ -78,14 +74,22 @@ func (t *Translator) applyPolicy(np *networkingv1.NetworkPolicy, gone bool) {
 	t.note(&t.pending.policy, changed)
 }
 
-func (t *Translator) applyClusterPolicy(cnp *policyv1alpha2.ClusterNetworkPolicy, gone bool) {
-	t.unpublished[ofCluster] = true
+// take notes the version of a policy of either kind. One of the cluster has no namespace, which is ofCluster.
+func (t *Translator) take(policy metav1.Object, gone bool) {
+	version := policy.GetResourceVersion()
 	if gone {
-		t.taken.set(ofCluster, cnp.Name, "")
+		version = ""
+	}
+	t.taken.set(policy.GetNamespace(), policy.GetName(), version)
+	t.unpublished[policy.GetNamespace()] = true
+}
+
+func (t *Translator) applyClusterPolicy(cnp *policyv1alpha2.ClusterNetworkPolicy, gone bool) {
+	t.take(cnp, gone)
+	if gone {
 		t.note(&t.pending.policy, t.cluster.DeleteClusterPolicy(cnp.Name))
 		return
 	}
-	t.taken.set(ofCluster, cnp.Name, cnp.ResourceVersion)
 	changed, err := t.cluster.SetClusterPolicy(cnp)
 	if err != nil {
 		t.log.Error("a cluster network policy cannot be translated, its last good version stays in force", "err", err)
