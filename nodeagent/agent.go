@@ -70,6 +70,10 @@ type agent struct {
 	status     *status.Writer
 	machine    machine
 
+	// parts is complete before anything asks for conditions or metrics; lookAgain has the node's conditions looked at now.
+	parts     []part
+	lookAgain chan struct{}
+
 	// cidrReady is closed when podnet knows the node's ranges.
 	cidrReady chan struct{}
 	cidrOnce  sync.Once

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -462,13 +463,4 @@ func (a *agent) lastLogLines(pod *v1.Pod, name string, lines int64, limit int) s
 }
 
 // Metrics implements kubeletapi.Node.
-func (n nodeAPI) Metrics(out io.Writer) {
-	counts := map[v1.PodPhase]int{v1.PodPending: 0, v1.PodRunning: 0, v1.PodSucceeded: 0, v1.PodFailed: 0}
-	for _, p := range n.Pods() {
-		counts[p.Status.Phase]++
-	}
-	fmt.Fprintln(out, "# HELP skep_agent_pods Pods that this node's agent looks after, by phase.\n# TYPE skep_agent_pods gauge")
-	for _, phase := range []v1.PodPhase{v1.PodPending, v1.PodRunning, v1.PodSucceeded, v1.PodFailed} {
-		fmt.Fprintf(out, "skep_agent_pods{phase=%q} %d\n", phase, counts[phase])
-	}
-}
+func (n nodeAPI) Metrics() prometheus.Gatherer { return n.a.metrics() }

@@ -66,6 +66,7 @@ func (a *agent) keepNode(ctx context.Context, dp datapath.Datapath) error {
 			<-done
 			return nil
 		case <-tick.C:
+		case <-a.lookAgain:
 		}
 		changed, err := a.updateNode(ctx, dp, time.Since(last) >= statusEvery)
 		if err != nil && ctx.Err() == nil {
@@ -215,6 +216,11 @@ func (a *agent) nodeConditions(ctx context.Context, dp datapath.Datapath, s *v1.
 			continue
 		}
 		setNodeCondition(s, c.kind, v1.ConditionFalse, c.reason, c.message)
+	}
+	for _, p := range a.parts {
+		for _, c := range p.NodeConditions() {
+			setNodeCondition(s, c.Type, c.Status, c.Reason, c.Message)
+		}
 	}
 }
 

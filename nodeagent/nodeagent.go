@@ -119,7 +119,9 @@ func newAgent(ctx context.Context, cfg Config, client kubernetes.Interface) (*ag
 		volumes: volume.New(filepath.Join(cfg.DataDir, "pods"), objects), status: status.New(client, log),
 		logs:      podlog.NewClient(filepath.Join(cfg.RunDir, "log"), cfg.Executable, log),
 		cidrReady: make(chan struct{}), podsKnown: make(chan struct{}), workers: map[types.UID]*worker{}, pullLimit: make(chan struct{}, maxPulls),
+		lookAgain: make(chan struct{}, 1),
 	}
+	a.parts = []part{podCounts{a}}
 	if err := a.connect(ctx); err != nil {
 		return nil, err
 	}

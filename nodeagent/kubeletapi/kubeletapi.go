@@ -20,6 +20,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
@@ -40,8 +42,8 @@ type Node interface {
 	CheckContainer(namespace, pod, container string) (uid string, err error)
 	// Logs writes a container's log. begin is called once, before the first byte, when nothing can go wrong any more.
 	Logs(ctx context.Context, namespace, pod, container string, opts *v1.PodLogOptions, begin func(), out io.Writer) error
-	// Metrics writes the node's own metrics in the Prometheus text format.
-	Metrics(out io.Writer)
+	// Metrics are the agent's own.
+	Metrics() prometheus.Gatherer
 }
 
 const (
@@ -86,10 +88,8 @@ func Handler(n Node, logger *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	mux.HandleFunc("GET /pods", s.pods)
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		n.Metrics(w)
-	})
+	// One part that has nothing to say must not hide the others.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.Metrics(), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, path := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {
 		mux.HandleFunc("/exec"+path, s.exec)
