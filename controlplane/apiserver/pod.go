@@ -18,7 +18,7 @@ var pods = schema.GroupResource{Resource: "pods"}
 
 // servePods adds what only pods have: binding to a node, eviction, and the streams to their containers.
 func servePods(r *registrar, res *resource) error {
-	nodes, err := newNodeClient(boundObjects{r.server}, r.server.config.Authority)
+	nodes, err := r.nodeClient()
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ var specials = map[schema.GroupResource]special{
 	serviceAccounts: serveTokens,
 	namespaces:      serveNamespaces,
 	pods:            servePods,
+	nodes:           serveNodes,
 }
 
 // registrar holds the storage of every resource that the built-in server serves.
@@ -38,6 +39,17 @@ type registrar struct {
 	serviceCIDRs []netip.Prefix
 	// server gives special kinds the issuer of tokens and the way to nodes.
 	server *Server
+	// toNodes is made when the first kind needs it.
+	toNodes *nodeClient
+}
+
+// nodeClient is the one way to node agents, so that connections are shared.
+func (r *registrar) nodeClient() (*nodeClient, error) {
+	var err error
+	if r.toNodes == nil {
+		r.toNodes, err = newNodeClient(boundObjects{r.server}, r.server.config.Authority)
+	}
+	return r.toNodes, err
 }
 
 // serve makes the stores of all kinds, then lets the special ones change or add to theirs.

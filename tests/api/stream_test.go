@@ -86,6 +86,9 @@ func (a agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 		return
+	case "echo":
+		fmt.Fprintf(w, "%s %s?%s %q", r.Method, r.URL.Path, r.URL.RawQuery, r.Header.Get("Authorization"))
+		return
 	case "exec":
 		response, err := a.streams.GetExec(&runtimeapi.ExecRequest{ContainerId: parts[3], Cmd: q["command"],
 			Stdin: set("input"), Stdout: set("output"), Stderr: set("error"), Tty: set("tty")})
