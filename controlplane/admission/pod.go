@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package admission holds skep's own admission rules: each is a pure change of a new object, and register.go hangs
+// Package admission holds skep's own admission rules: each is a pure change or check of an object, and register.go hangs
 // them into the server's chain beside the library's webhooks and policies.
 package admission
 

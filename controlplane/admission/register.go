@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -23,17 +25,19 @@ import (
 	schedulinglisters "k8s.io/client-go/listers/scheduling/v1"
 )
 
-// Names of the plugins, in the order in which they run. They are those by which Kubernetes documents the same rules.
+// Names of the plugins, in the order in which they run. They are those by which Kubernetes documents the same rules, where it has
+// them.
 const (
 	ServiceAccount           = "ServiceAccount"
 	TaintNodesByCondition    = "TaintNodesByCondition"
 	Priority                 = "Priority"
 	DefaultTolerationSeconds = "DefaultTolerationSeconds"
+	PolicyEnforcement        = "PolicyEnforcement"
 )
 
 // Order lists the plugins in the order in which they run.
 func Order() []string {
-	return []string{ServiceAccount, TaintNodesByCondition, Priority, DefaultTolerationSeconds}
+	return []string{ServiceAccount, TaintNodesByCondition, Priority, DefaultTolerationSeconds, PolicyEnforcement}
 }
 
 // Needs tells which resource must be served for a plugin to work; the plugins that are not listed need none.
@@ -58,6 +62,43 @@ func Register(plugins *admission.Plugins) {
 	plugins.Register(DefaultTolerationSeconds, func(io.Reader) (admission.Interface, error) {
 		return newRule(podResource, tolerateOutage, admission.Create, admission.Update), nil
 	})
+	plugins.Register(PolicyEnforcement, func(io.Reader) (admission.Interface, error) {
+		return &enforcements{Handler: admission.NewHandler(admission.Create, admission.Update)}, nil
+	})
+}
+
+// enforcements checks the annotation that turns a policy into one that only counts. It is a plugin of the server rather than a
+// policy in the API, which users could delete.
+type enforcements struct{ *admission.Handler }
+
+var _ admission.ValidationInterface = (*enforcements)(nil)
+
+// policies are the resources that agents enforce; the second is a custom one, which no strategy of ours sees.
+var policies = []schema.GroupResource{
+	{Group: "networking.k8s.io", Resource: "networkpolicies"},
+	{Group: "policy.networking.k8s.io", Resource: "clusternetworkpolicies"},
+}
+
+func (p *enforcements) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if !slices.Contains(policies, a.GetResource().GroupResource()) || a.GetSubresource() != "" {
+		return nil
+	}
+	obj, err := meta.Accessor(a.GetObject())
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	var before map[string]string
+	if a.GetOperation() == admission.Update {
+		old, err := meta.Accessor(a.GetOldObject())
+		if err != nil {
+			return apierrors.NewInternalError(err)
+		}
+		before = old.GetAnnotations()
+	}
+	if errs := checkEnforcement(obj.GetAnnotations(), before); len(errs) > 0 {
+		return apierrors.NewInvalid(a.GetKind().GroupKind(), obj.GetName(), errs)
+	}
+	return nil
 }
 
 var podResource = schema.GroupResource{Resource: "pods"}

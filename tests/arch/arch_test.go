@@ -52,8 +52,9 @@ var rules = []rule{
 	{from: "datapath/compile", never: []string{"os", "net"}, except: []string{"net/netip"}, direct: true, reason: "compiling is pure"},
 	{from: "nodeagent/podsync", never: []string{"k8s.io/client-go", "github.com/containerd", "github.com/cilium/ebpf"}, reason: "the pod state machine is pure"},
 	{from: "nodeagent/podsync", never: []string{"os", "net"}, except: []string{"net/netip"}, direct: true, reason: "the pod state machine is pure"},
-	{from: "nodeagent/policymodel", never: []string{"skep/nodeagent/intent", "skep/datapath/compile", "k8s.io/client-go"}, reason: "the model must not share code with what it checks"},
+	{from: "nodeagent/policymodel", never: []string{"skep/nodeagent/intent", "skep/datapath/compile", "skep/enforcement", "k8s.io/client-go"}, reason: "the model must not share code with what it checks"},
 	{from: "controlplane/ipam", never: []string{"k8s.io/client-go", "os"}, direct: true, reason: "allocators are plain data structures"},
+	{from: "enforcement", never: []string{"skep/"}, reason: "server and agents share words, not code"},
 	{from: "", never: []string{"k8s.io/kubernetes"}, reason: "it is not a library"},
 }
 
