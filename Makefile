@@ -68,7 +68,7 @@ test-kernel: deps-kernel
 	go test -count=1 -v -timeout 15m ./tests/kernel
 
 bench: deps build
-	go test -run '^$$' -bench . ./tests/datapath
+	go test -run '^$$' -bench . ./tests/datapath ./tests/policy
 	go run ./tests/bench
 
 deps:
