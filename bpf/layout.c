@@ -10,8 +10,13 @@ enum endpoint_flag skep_enum_endpoint_flag;
 enum state_flag skep_enum_state_flag;
 enum set_flag skep_enum_set_flag;
 enum action skep_enum_action;
+enum rule_flag skep_enum_rule_flag;
+enum view skep_enum_view;
+enum direction skep_enum_direction;
+enum event_type skep_enum_event_type;
 enum address_flag skep_enum_address_flag;
 enum node_flag skep_enum_node_flag;
 struct ct_expire skep_struct_ct_expire;
+struct event skep_struct_event;
 
 char _license[] SEC("license") = "Dual BSD/GPL";

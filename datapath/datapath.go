@@ -79,6 +79,18 @@ const (
 	Pass
 )
 
+// View says in which of the two answers about a packet a rule takes part: the one that is enforced, and the one that
+// would be given if the policies in audit mode were enforced too.
+type View uint8
+
+// Views. Rules of policies that are enforced are in both; what would no longer be asked if a policy in audit mode were
+// enforced is in the enforced one alone.
+const (
+	BothViews View = iota
+	EnforcedOnly
+	AuditOnly
+)
+
 // Rule is one entry of a policy set. A packet matches when its peer is in one of Peers (or AnyPeer is set) and its
 // protocol and destination port are in one of Ports (or AnyPort is set). Empty Peers without AnyPeer match nothing.
 type Rule struct {
@@ -87,6 +99,7 @@ type Rule struct {
 	// Tier groups rules: Pass goes on with the first rule of a later tier. Within a set tiers never decrease, and there are
 	// at most three of them.
 	Tier    uint8
+	View    View
 	AnyPeer bool
 	Peers   []AtomID
 	AnyPort bool
@@ -103,6 +116,14 @@ type PolicySet struct {
 	Default Action
 	// DefaultRule attributes a default deny. It stands for "isolated by these policies".
 	DefaultRule RuleID
+	// Audit is the default of the answer that would be given; nil when it is the same.
+	Audit *AuditDefault
+}
+
+// AuditDefault decides what no rule matched, if the policies in audit mode were enforced.
+type AuditDefault struct {
+	Action Action
+	Rule   RuleID
 }
 
 // CIDR is an atom that addresses belong to by prefix. It applies to every address, pods included.
@@ -220,8 +241,22 @@ type Counter struct {
 	Bytes   uint64
 }
 
-// RuleCounter counts what one rule decided.
+// RuleCounter counts what one rule decided, or would have decided if its policy is in audit mode.
 type RuleCounter struct {
 	Rule                        RuleID
 	Connections, Packets, Bytes uint64
+	// WouldDeny and WouldAllow count the connections about which the rule would have decided otherwise than was decided.
+	WouldDeny, WouldAllow uint64
+}
+
+// AuditEvent is a connection about which the policies in audit mode would have decided otherwise.
+type AuditEvent struct {
+	Time      time.Time
+	Direction Direction
+	Protocol  Protocol
+	// Src is the initiator, Dst the responder behind any Service. Ports are 0 where the protocol has none.
+	Src, Dst netip.AddrPort
+	// Rule decided, WouldRule would have; WouldAllow says which way.
+	Rule, WouldRule RuleID
+	WouldAllow      bool
 }

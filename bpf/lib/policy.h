@@ -77,19 +77,20 @@ static __always_inline __u32 count_bits(__u32 x)
 	return (x * 0x01010101) >> 24;
 }
 
-/* First bit set in both blocks, SKEP_BLOCK_BITS if none, BAD_BIT if a block is missing. */
-__noinline __u32 skep_match_block(__u32 peer, __u32 port)
+/* First bit set in all three blocks, SKEP_BLOCK_BITS if none, BAD_BIT if a block is missing. */
+__noinline __u32 skep_match_block(__u32 peer, __u32 port, __u32 view)
 {
 	struct block *a = bpf_map_lookup_elem(&skep_block, &peer);
 	struct block *b = bpf_map_lookup_elem(&skep_block, &port);
+	struct block *c = bpf_map_lookup_elem(&skep_block, &view);
 	__u64 word = 0, index = 0;
 	int i;
 
-	if (!a || !b)
+	if (!a || !b || !c)
 		return BAD_BIT;
 #pragma clang loop unroll(full)
 	for (i = SKEP_BLOCK_WORDS - 1; i >= 0; i--) {
-		__u64 both = a->words[i] & b->words[i];
+		__u64 both = a->words[i] & b->words[i] & c->words[i];
 		__u64 mask = -non_zero(both);
 
 		word = (word & ~mask) | (both & mask);
@@ -100,24 +101,26 @@ __noinline __u32 skep_match_block(__u32 peer, __u32 port)
 	return (__u32)index * 64 + lowest_bit(word);
 }
 
-/* First bit set in both rows at or after block from; NO_BIT or BAD_BIT otherwise. */
-static __always_inline __u32 match_rows(const struct row *peer, const struct row *port, __u32 from)
+static __always_inline __u32 block_of(const struct row *row, __u32 block)
 {
-	__u32 both = peer->blocks & port->blocks & (from < SKEP_MAX_BLOCKS ? ~0U << from : 0);
+	return row->first + count_bits(row->blocks & ((1U << block) - 1));
+}
+
+/* First bit set in all rows at or after block from; NO_BIT or BAD_BIT otherwise. */
+static __always_inline __u32 match_rows(const struct row *peer, const struct row *port, const struct row *view, __u32 from)
+{
+	__u32 both = peer->blocks & port->blocks & view->blocks & (from < SKEP_MAX_BLOCKS ? ~0U << from : 0);
 	int i;
 
 #pragma clang loop unroll(disable)
 	for (i = 0; i < SKEP_MAX_BLOCKS; i++) {
-		__u32 block, below, peer_block, port_block, bit;
+		__u32 block, bit;
 
 		if (!both)
 			break;
 		block = lowest_bit(both) & (SKEP_MAX_BLOCKS - 1);
 		both &= both - 1;
-		below = (1U << block) - 1;
-		peer_block = peer->first + count_bits(peer->blocks & below);
-		port_block = port->first + count_bits(port->blocks & below);
-		bit = skep_match_block(peer_block, port_block);
+		bit = skep_match_block(block_of(peer, block), block_of(port, block), block_of(view, block));
 		if (bit == BAD_BIT)
 			return BAD_BIT;
 		if (bit < SKEP_BLOCK_BITS)
@@ -197,89 +200,112 @@ static __always_inline struct port_span *span_of(const struct set *set, __u32 se
 	return span && span->present && span->start <= service ? span : NULL;
 }
 
-/* A verdict by a rule, counted. Slot 0 takes the counts of rules that got no counter. */
-static __always_inline verdict decided(__u32 action, const struct rule_ref *rule, __u32 len)
-{
-	__u32 slot = rule->counter;
-	struct rule_count *count = bpf_map_lookup_elem(&skep_rule_count, &slot);
+/*
+ * What a set decides: for each view the index in skep_rule of the rule that does, the enforced one below. An error has its reason below
+ * and DECISION_ERROR.
+ */
+typedef __u64 decision;
 
-	if (count) {
-		count->connections++;
-		count->packets++;
-		count->bytes += len;
-	}
-	return verdict_of(action == ACTION_ALLOW ? SKEP_REASON_NONE : SKEP_REASON_POLICY_INGRESS, rule->id);
+#define DECISION_ERROR (1ULL << 63)
+
+static __always_inline __u32 decision_rule(decision d, enum view view)
+{
+	return view == VIEW_WOULD_BE ? d >> 32 : (__u32)d;
 }
 
-/* What a set says about peers of a class. service is protocol << 16 | port in host order, len that of the packet. The caller has read
- * the set's number before the class: user space flips classes first, so a new set never meets an old class. */
-__noinline __u64 skep_judge(__u32 id, __u32 class, __u32 service, __u32 len)
+static __always_inline struct rule *rule_at(__u32 index)
+{
+	struct rule *rule = bpf_map_lookup_elem(&skep_rule, &index);
+
+	return rule && rule->flags & RULE_PRESENT ? rule : NULL;
+}
+
+/* A row as one scalar. */
+static __always_inline __u64 row_pack(const struct row *row)
+{
+	return (__u64)row->blocks << 32 | row->first;
+}
+
+static __always_inline struct row row_unpack(__u64 packed)
+{
+	struct row row = { .first = (__u32)packed, .blocks = packed >> 32 };
+
+	return row;
+}
+
+/* The index of the first rule of a view that is in both rows and does not pass on. An error has DECISION_ERROR. */
+__noinline __u64 skep_decide(__u32 id, __u64 peer_row, __u64 port_row, __u32 view)
+{
+	struct set *set = bpf_map_lookup_elem(&skep_set, &id);
+	struct row peer = row_unpack(peer_row), port = row_unpack(port_row), in_view;
+	__u32 from = 0;
+	int tier;
+
+	if (!set)
+		return DECISION_ERROR | SKEP_REASON_ERROR_SET;
+	/* Where the views do not differ, all rules are in both: the peers' row is matched with itself. */
+	in_view = peer;
+	if (set->flags & SET_AUDIT)
+		in_view = view == VIEW_WOULD_BE ? set->views[VIEW_WOULD_BE] : set->views[VIEW_ENFORCED];
+#pragma clang loop unroll(disable)
+	for (tier = 0; tier < TIERS; tier++) {
+		__u32 bit = match_rows(&peer, &port, &in_view, from), index;
+		struct rule *rule;
+
+		if (bit == BAD_BIT)
+			return DECISION_ERROR | SKEP_REASON_ERROR_ROW;
+		if (bit == NO_BIT)
+			break;
+		index = set->first_rule + bit;
+		rule = rule_at(index);
+		if (!rule)
+			return DECISION_ERROR | SKEP_REASON_ERROR_RULE;
+		if (rule->action != ACTION_PASS)
+			return index;
+		from = rule->next_block;
+	}
+	return set->first_rule + set->rules + view;
+}
+
+/*
+ * What a set says about peers of a class, in both views by the same look-ups. service is protocol << 16 | port in host order. Nothing is
+ * counted. The caller has read the set's number before the class: user space flips classes first, so a new set never meets an old
+ * class.
+ */
+__noinline __u64 skep_judge(__u32 id, __u32 class, __u32 service)
 {
 	struct peer_key peer_key = { .set = id, .class = class };
 	struct set *set = bpf_map_lookup_elem(&skep_set, &id);
 	struct row *peer, *port;
-	__u32 from = 0;
-	int tier;
+	decision enforced, would;
 
 	if (!set || !(set->flags & SET_COMPLETE))
-		return verdict_of(SKEP_REASON_ERROR_SET, 0);
+		return DECISION_ERROR | SKEP_REASON_ERROR_SET;
 	if (class > set->complete_class)
-		return verdict_of(SKEP_REASON_ERROR_CLASS, 0);
+		return DECISION_ERROR | SKEP_REASON_ERROR_CLASS;
 	if (!set->rules)
-		return decided(set->default_action, &set->otherwise, len);
+		return (__u64)(set->first_rule + (set->flags & SET_AUDIT ? VIEW_WOULD_BE : VIEW_ENFORCED)) << 32 | set->first_rule;
 	peer = bpf_map_lookup_elem(&skep_peer, &peer_key);
 	if (!peer && class != SKEP_CLASS_NONE) {
 		peer_key.class = SKEP_CLASS_NONE;
 		peer = bpf_map_lookup_elem(&skep_peer, &peer_key);
 	}
 	if (!peer)
-		return verdict_of(SKEP_REASON_ERROR_ROW, 0);
+		return DECISION_ERROR | SKEP_REASON_ERROR_ROW;
 	/* Without ports in the rules every port is in all of them: the peers' row is matched with itself. */
 	port = peer;
 	if (set->flags & SET_HAS_PORTS && peer->blocks) {
 		struct port_span *span = span_of(set, service);
 
 		if (!span)
-			return verdict_of(SKEP_REASON_ERROR_ROW, 0);
+			return DECISION_ERROR | SKEP_REASON_ERROR_ROW;
 		port = &span->row;
 	}
-#pragma clang loop unroll(disable)
-	for (tier = 0; tier < TIERS; tier++) {
-		__u32 bit = match_rows(peer, port, from), index;
-		struct rule *rule;
-
-		if (bit == BAD_BIT)
-			return verdict_of(SKEP_REASON_ERROR_ROW, 0);
-		if (bit == NO_BIT)
-			break;
-		index = set->first_rule + bit;
-		rule = bpf_map_lookup_elem(&skep_rule, &index);
-		if (!rule || !rule->present)
-			return verdict_of(SKEP_REASON_ERROR_RULE, 0);
-		if (rule->action != ACTION_PASS)
-			return decided(rule->action, &rule->ref, len);
-		from = rule->next_block;
-	}
-	return decided(set->default_action, &set->otherwise, len);
-}
-
-enum direction {
-	SKEP_INGRESS = 0,
-	SKEP_EGRESS = 1,
-};
-
-/* What a pod of this node says about peers of a class. */
-static __always_inline verdict judge_pod(const struct endpoint *ep, enum direction direction, __u32 class,
-					 __u32 service, __u32 len)
-{
-	verdict v;
-
-	if (!(ep->flags & ENDPOINT_POLICY))
-		return verdict_of(SKEP_REASON_NO_POLICY, 0);
-	v = skep_judge(direction == SKEP_EGRESS ? ep->egress_set : ep->ingress_set, class, service, len);
-	if (direction == SKEP_EGRESS && verdict_reason(v) == SKEP_REASON_POLICY_INGRESS)
-		return verdict_of(SKEP_REASON_POLICY_EGRESS, verdict_rule(v));
-	return v;
+	enforced = skep_decide(id, row_pack(peer), row_pack(port), VIEW_ENFORCED);
+	would = enforced;
+	if (set->flags & SET_AUDIT && !(enforced & DECISION_ERROR))
+		would = skep_decide(id, row_pack(peer), row_pack(port), VIEW_WOULD_BE);
+	return would & DECISION_ERROR ? would : would << 32 | enforced;
 }
 
 #endif

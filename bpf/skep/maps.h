@@ -73,6 +73,13 @@ SKEP_ARRAY(skep_block, struct block, 131072);
 SKEP_PERCPU_ARRAY(skep_rule_count, struct rule_count, 16384);
 SKEP_HASH(skep_rule_slot, __u32, __u32, 16384);
 
+/* What user space hears at once, and how many events found no room: those are lost as events, counters have them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} skep_events SEC(".maps");
+SKEP_PERCPU_ARRAY(skep_events_lost, __u64, 1);
+
 /* Packets by reason. */
 SKEP_PERCPU_ARRAY(skep_metric, struct metric, SKEP_REASON_COUNT);
 

@@ -133,6 +133,8 @@ enum set_flag {
 	SET_COMPLETE = 1,
 	/* Some rule names ports: look for a port row. */
 	SET_HAS_PORTS = 2,
+	/* Some policy is in audit mode: the two views differ. */
+	SET_AUDIT = 4,
 };
 
 enum action {
@@ -142,23 +144,27 @@ enum action {
 	ACTION_PASS = 2,
 };
 
+/* A set gives two answers about a packet, by the same rows: each leaves out the rules that are not in its view. */
+enum view {
+	VIEW_ENFORCED = 0, /* without the policies in audit mode: what happens */
+	VIEW_WOULD_BE = 1, /* as if those were enforced too */
+	SKEP_VIEWS = 2,
+};
+
 struct set {
 	__u32 flags; /* enum set_flag; written last */
 	/* Rows exist for every class up to this one that shares an atom with the set. A later class is not known here yet. */
 	__u32 complete_class;
-	__u32 first_rule; /* the rule of bit 0 in skep_rule, the others follow */
-	__u32 rules; /* how many entries that are; without any the default decides */
+	/* The rule of bit 0 in skep_rule; the others follow. Behind the last one stands for each view what decides when no rule did. */
+	__u32 first_rule;
+	__u32 rules; /* how many there are without those defaults; without any the defaults decide */
 	__u32 first_port; /* the set's first span in skep_port, the others follow in order */
 	__u32 ports;
 	__u32 first_node; /* the root of the spans' index in skep_port_index, the other nodes follow */
 	__u32 levels;
-	struct rule_ref {
-		__u32 id; /* for attribution; never reused */
-		__u32 counter; /* index in skep_rule_count; 0 counts nothing */
-	} otherwise; /* decides what no rule matched */
-	__u32 default_action; /* enum action */
+	struct row views[SKEP_VIEWS]; /* by enum view: the rules in it; with SET_AUDIT only */
 };
-_Static_assert(sizeof(struct set) == 44, "set");
+_Static_assert(sizeof(struct set) == 48, "set");
 
 /* Row of the rules whose peers include a class. Class SKEP_CLASS_NONE is always present. */
 struct peer_key {
@@ -188,27 +194,43 @@ struct port_node {
 };
 _Static_assert(sizeof(struct port_node) == 64, "port_node");
 
-struct rule {
-	struct rule_ref ref;
-	__u16 action; /* enum action */
-	__u16 next_block; /* where the next tier starts, for ACTION_PASS; tiers start at a block */
-	__u32 present; /* 1; an unused bit has an entry of zeros */
+enum rule_flag {
+	/* An unused bit has an entry of zeros. */
+	RULE_PRESENT = 1,
+	/* The rule is in the would-be view alone: what it would decide is counted for it, though it decides nothing. */
+	RULE_AUDIT = 2,
 };
-_Static_assert(sizeof(struct rule) == 16, "rule");
 
-/* What one rule decided: connections when opened or judged again, packets and bytes as judged. */
-struct rule_count {
-	__u64 connections;
-	__u64 packets;
-	__u64 bytes;
+struct rule {
+	__u32 id; /* for attribution; never reused */
+	__u16 counter; /* index in skep_rule_count; 0 counts nothing */
+	__u8 action; /* enum action */
+	__u8 flags; /* enum rule_flag */
+	__u32 next_block; /* where the next tier starts, for ACTION_PASS; tiers start at a block */
 };
-_Static_assert(sizeof(struct rule_count) == 24, "rule_count");
+_Static_assert(sizeof(struct rule) == 12, "rule");
+
+/* What one rule decided, or would have. */
+struct rule_count {
+	__u64 connections; /* when opened, or when judged again and another rule had decided before */
+	__u64 packets; /* of those connections, in both directions */
+	__u64 bytes;
+	/* Connections about which the rule would have decided otherwise than was decided. */
+	__u64 would_deny;
+	__u64 would_allow;
+};
+_Static_assert(sizeof(struct rule_count) == 40, "rule_count");
 
 struct metric {
 	__u64 packets;
 	__u64 bytes;
 };
 _Static_assert(sizeof(struct metric) == 16, "metric");
+
+enum direction {
+	SKEP_INGRESS = 0,
+	SKEP_EGRESS = 1,
+};
 
 /* ---- connection tracking ------------------------------------------------------------------------------------------ */
 
@@ -240,7 +262,22 @@ enum ct_flag {
 	CT_DENIED = 16,
 	/* The first packet seen was not one that opens a connection. */
 	CT_MIDFLOW = 32,
+	/* With the policies in audit mode the answer would be the other one, by direction of policy. */
+	CT_WOULD_DIFFER_INGRESS = 64,
+	CT_WOULD_DIFFER_EGRESS = 128,
+	/* Those that judging sets. */
+	CT_JUDGED = CT_DENIED | CT_WOULD_DIFFER_INGRESS | CT_WOULD_DIFFER_EGRESS,
 };
+
+/* What one side's policy said about a flow. */
+struct ct_side {
+	__u32 rule; /* that decided; 0 when this node owes no such check, or nothing did */
+	__u32 would_rule; /* that would decide with the policies in audit mode; 0 when it is the same */
+	/* Where their packets are counted: index in skep_rule_count, 0 nowhere. Good for the entry's generation. */
+	__u16 counter;
+	__u16 would_counter;
+};
+_Static_assert(sizeof(struct ct_side) == 12, "ct_side");
 
 enum ct_tcp {
 	CT_TCP_SYN = 1,
@@ -261,10 +298,9 @@ struct ct_entry {
 	__u8 flags; /* enum ct_flag */
 	__u8 tcp; /* enum ct_tcp */
 	__u32 generation; /* of the policy that admitted the flow */
-	__u32 egress_rule; /* of the initiator's egress set; 0 when this node owes no such check */
-	__u32 ingress_rule; /* of the responder's ingress set */
+	struct ct_side sides[2]; /* by enum direction: the responder's ingress set, the initiator's egress set */
 };
-_Static_assert(sizeof(struct ct_entry) == 80, "ct_entry");
+_Static_assert(sizeof(struct ct_entry) == 96, "ct_entry");
 
 /* One request to the sweeper: delete if nobody touched the entry since last_seen was read. */
 struct ct_expire {
@@ -307,6 +343,28 @@ struct frag_ports {
 	__be16 dport;
 };
 _Static_assert(sizeof(struct frag_ports) == 4, "frag_ports");
+
+/* ---- events -------------------------------------------------------------------------------------------------------- */
+
+enum event_type {
+	/* A connection about which the policies in audit mode would decide otherwise. */
+	EVENT_AUDIT = 1,
+};
+
+struct event {
+	__u64 time; /* ns, CLOCK_MONOTONIC */
+	struct addr src; /* the initiator */
+	struct addr dst; /* the responder, after translation */
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 type; /* enum event_type */
+	__u8 direction; /* enum direction: whose policy it is about */
+	__u8 would; /* enum action: what would be decided */
+	__u32 rule; /* that decided */
+	__u32 would_rule; /* that would decide */
+};
+_Static_assert(sizeof(struct event) == 56, "event");
 
 /* ---- services ----------------------------------------------------------------------------------------------------- */
 

@@ -106,8 +106,10 @@ func RuleCounters(slots Table[uint32, uint32], table *ebpf.Map) ([]datapath.Rule
 			counter.Connections += c.Connections
 			counter.Packets += c.Packets
 			counter.Bytes += c.Bytes
+			counter.WouldDeny += c.WouldDeny
+			counter.WouldAllow += c.WouldAllow
 		}
-		if counter.Packets > 0 {
+		if counter.Connections+counter.Packets+counter.WouldDeny+counter.WouldAllow > 0 {
 			out = append(out, counter)
 		}
 	}

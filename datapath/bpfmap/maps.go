@@ -32,6 +32,9 @@ type Maps struct {
 	RuleCount *ebpf.Map
 	Metric    *ebpf.Map
 
+	// Events is the ring buffer of struct event, EventsLost counts those that found no room.
+	Events, EventsLost *ebpf.Map
+
 	// Flow is the current connection table; FlowTables the outer map through which programs reach it.
 	Flow       Table[bpfobj.SkepCtKey, bpfobj.SkepCtEntry]
 	FlowTables *ebpf.Map
@@ -49,30 +52,32 @@ type Maps struct {
 func NewMaps(loaded map[string]*ebpf.Map) (*Maps, error) {
 	m := &Maps{all: loaded}
 	for name, bind := range map[string]func(*ebpf.Map, string){
-		"skep_endpoint":   bind(&m.Endpoint),
-		"skep_ep_name":    bind(&m.EndpointName),
-		"skep_addr":       bind(&m.Address),
-		"skep_node":       bind(&m.Node),
-		"skep_state":      bind(&m.State),
-		"skep_cidr":       bind(&m.CIDR),
-		"skep_set":        bind(&m.Set),
-		"skep_peer":       bind(&m.Peer),
-		"skep_port":       bind(&m.Port),
-		"skep_port_index": bind(&m.PortIndex),
-		"skep_rule":       bind(&m.Rule),
-		"skep_block":      bind(&m.Block),
-		"skep_rule_slot":  bind(&m.RuleSlot),
-		"skep_rule_count": func(loaded *ebpf.Map, _ string) { m.RuleCount = loaded },
-		"skep_metric":     func(loaded *ebpf.Map, _ string) { m.Metric = loaded },
-		"skep_ct_first":   bind(&m.Flow),
-		"skep_ct":         func(loaded *ebpf.Map, _ string) { m.FlowTables = loaded },
-		"skep_packet":     func(*ebpf.Map, string) {},
-		"skep_scratch":    func(*ebpf.Map, string) {},
-		"skep_frag":       func(loaded *ebpf.Map, _ string) { m.Fragment = loaded },
-		"skep_service":    bind(&m.Service),
-		"skep_backend":    bind(&m.Backend),
-		"skep_affinity":   bind(&m.Affinity),
-		"skep_origin":     bind(&m.Origin),
+		"skep_endpoint":    bind(&m.Endpoint),
+		"skep_ep_name":     bind(&m.EndpointName),
+		"skep_addr":        bind(&m.Address),
+		"skep_node":        bind(&m.Node),
+		"skep_state":       bind(&m.State),
+		"skep_cidr":        bind(&m.CIDR),
+		"skep_set":         bind(&m.Set),
+		"skep_peer":        bind(&m.Peer),
+		"skep_port":        bind(&m.Port),
+		"skep_port_index":  bind(&m.PortIndex),
+		"skep_rule":        bind(&m.Rule),
+		"skep_block":       bind(&m.Block),
+		"skep_rule_slot":   bind(&m.RuleSlot),
+		"skep_rule_count":  func(loaded *ebpf.Map, _ string) { m.RuleCount = loaded },
+		"skep_metric":      func(loaded *ebpf.Map, _ string) { m.Metric = loaded },
+		"skep_events":      func(loaded *ebpf.Map, _ string) { m.Events = loaded },
+		"skep_events_lost": func(loaded *ebpf.Map, _ string) { m.EventsLost = loaded },
+		"skep_ct_first":    bind(&m.Flow),
+		"skep_ct":          func(loaded *ebpf.Map, _ string) { m.FlowTables = loaded },
+		"skep_packet":      func(*ebpf.Map, string) {},
+		"skep_scratch":     func(*ebpf.Map, string) {},
+		"skep_frag":        func(loaded *ebpf.Map, _ string) { m.Fragment = loaded },
+		"skep_service":     bind(&m.Service),
+		"skep_backend":     bind(&m.Backend),
+		"skep_affinity":    bind(&m.Affinity),
+		"skep_origin":      bind(&m.Origin),
 	} {
 		found, ok := loaded[name]
 		if !ok {

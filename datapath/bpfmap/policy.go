@@ -29,10 +29,14 @@ func PortNode(n compile.PortNode) bpfobj.SkepPortNode {
 }
 
 // Rule is the entry of a rule in skep_rule, counted in a slot of skep_rule_count.
-func Rule(r compile.Rule, slot uint32) bpfobj.SkepRule {
-	out := bpfobj.SkepRule{Action: uint16(Action(r.Action)), NextBlock: uint16(r.NextBlock), Present: 1}
-	out.Ref.Id, out.Ref.Counter = uint32(r.ID), slot
-	return out
+func Rule(r compile.Rule, slot uint16) bpfobj.SkepRule {
+	flags := bpfobj.SkepRuleFlagRULE_PRESENT
+	if r.Audit {
+		flags |= bpfobj.SkepRuleFlagRULE_AUDIT
+	}
+	return bpfobj.SkepRule{
+		Id: uint32(r.ID), Counter: slot, Action: uint8(Action(r.Action)), Flags: uint8(flags), NextBlock: uint32(r.NextBlock),
+	}
 }
 
 // Action is the number of an action in maps.
@@ -52,17 +56,18 @@ type Places struct {
 	FirstRule, FirstPort, FirstNode uint32
 }
 
-// SetHeader is the entry of a set in skep_set, complete for classes up to completeClass, its default counted in slot.
-func SetHeader(s *compile.Set, at Places, slot, completeClass uint32) bpfobj.SkepSet {
-	flags := bpfobj.SkepSetFlagSET_COMPLETE
-	if len(s.Ports) > 0 {
-		flags |= bpfobj.SkepSetFlagSET_HAS_PORTS
-	}
+// SetHeader is the entry of a set in skep_set, complete for classes up to completeClass. views are the set's, as they are stored.
+func SetHeader(s *compile.Set, at Places, views []bpfobj.SkepRow, completeClass uint32) bpfobj.SkepSet {
 	out := bpfobj.SkepSet{
-		Flags: uint32(flags), CompleteClass: completeClass, DefaultAction: uint32(Action(s.DefaultAction)),
+		Flags: uint32(bpfobj.SkepSetFlagSET_COMPLETE), CompleteClass: completeClass,
 		FirstRule: at.FirstRule, Rules: uint32(s.Bits()), FirstPort: at.FirstPort, Ports: uint32(len(s.Ports)),
 		FirstNode: at.FirstNode, Levels: uint32(compile.PortLevels(len(s.Ports))),
 	}
-	out.Otherwise.Id, out.Otherwise.Counter = uint32(s.DefaultRule), slot
+	if len(s.Ports) > 0 {
+		out.Flags |= uint32(bpfobj.SkepSetFlagSET_HAS_PORTS)
+	}
+	if copy(out.Views[:], views) > 0 {
+		out.Flags |= uint32(bpfobj.SkepSetFlagSET_AUDIT)
+	}
 	return out
 }

@@ -26,6 +26,8 @@ const (
 	BenchMapSkepCtFirst         = "skep_ct_first"
 	BenchMapSkepEndpoint        = "skep_endpoint"
 	BenchMapSkepEpName          = "skep_ep_name"
+	BenchMapSkepEvents          = "skep_events"
+	BenchMapSkepEventsLost      = "skep_events_lost"
 	BenchMapSkepFrag            = "skep_frag"
 	BenchMapSkepMetric          = "skep_metric"
 	BenchMapSkepNode            = "skep_node"
@@ -104,31 +106,33 @@ type BenchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type BenchMapSpecs struct {
-	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
-	SkepBenchLru  *ebpf.MapSpec `ebpf:"skep_bench_lru"`
-	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
-	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
-	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
-	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
-	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
-	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
-	SkepState     *ebpf.MapSpec `ebpf:"skep_state"`
+	SkepAddr       *ebpf.MapSpec `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.MapSpec `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.MapSpec `ebpf:"skep_backend"`
+	SkepBenchLru   *ebpf.MapSpec `ebpf:"skep_bench_lru"`
+	SkepBlock      *ebpf.MapSpec `ebpf:"skep_block"`
+	SkepCidr       *ebpf.MapSpec `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.MapSpec `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.MapSpec `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.MapSpec `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.MapSpec `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.MapSpec `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.MapSpec `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.MapSpec `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.MapSpec `ebpf:"skep_metric"`
+	SkepNode       *ebpf.MapSpec `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.MapSpec `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.MapSpec `ebpf:"skep_peer"`
+	SkepPort       *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.MapSpec `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.MapSpec `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.MapSpec `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.MapSpec `ebpf:"skep_scratch"`
+	SkepService    *ebpf.MapSpec `ebpf:"skep_service"`
+	SkepSet        *ebpf.MapSpec `ebpf:"skep_set"`
+	SkepState      *ebpf.MapSpec `ebpf:"skep_state"`
 }
 
 // BenchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -162,31 +166,33 @@ func (o *BenchObjects) Close() error {
 //
 // It can be passed to LoadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type BenchMaps struct {
-	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
-	SkepBenchLru  *ebpf.Map `ebpf:"skep_bench_lru"`
-	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
-	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
-	SkepNode      *ebpf.Map `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
-	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
-	SkepService   *ebpf.Map `ebpf:"skep_service"`
-	SkepSet       *ebpf.Map `ebpf:"skep_set"`
-	SkepState     *ebpf.Map `ebpf:"skep_state"`
+	SkepAddr       *ebpf.Map `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.Map `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.Map `ebpf:"skep_backend"`
+	SkepBenchLru   *ebpf.Map `ebpf:"skep_bench_lru"`
+	SkepBlock      *ebpf.Map `ebpf:"skep_block"`
+	SkepCidr       *ebpf.Map `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.Map `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.Map `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.Map `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.Map `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.Map `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.Map `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.Map `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.Map `ebpf:"skep_metric"`
+	SkepNode       *ebpf.Map `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.Map `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.Map `ebpf:"skep_peer"`
+	SkepPort       *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.Map `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.Map `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.Map `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.Map `ebpf:"skep_scratch"`
+	SkepService    *ebpf.Map `ebpf:"skep_service"`
+	SkepSet        *ebpf.Map `ebpf:"skep_set"`
+	SkepState      *ebpf.Map `ebpf:"skep_state"`
 }
 
 func (m *BenchMaps) Close() error {
@@ -201,6 +207,8 @@ func (m *BenchMaps) Close() error {
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
+		m.SkepEvents,
+		m.SkepEventsLost,
 		m.SkepFrag,
 		m.SkepMetric,
 		m.SkepNode,

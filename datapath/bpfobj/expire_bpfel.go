@@ -16,31 +16,33 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ExpireMapSkepAddr      = "skep_addr"
-	ExpireMapSkepAffinity  = "skep_affinity"
-	ExpireMapSkepBackend   = "skep_backend"
-	ExpireMapSkepBlock     = "skep_block"
-	ExpireMapSkepCidr      = "skep_cidr"
-	ExpireMapSkepCt        = "skep_ct"
-	ExpireMapSkepCtFirst   = "skep_ct_first"
-	ExpireMapSkepEndpoint  = "skep_endpoint"
-	ExpireMapSkepEpName    = "skep_ep_name"
-	ExpireMapSkepFrag      = "skep_frag"
-	ExpireMapSkepMetric    = "skep_metric"
-	ExpireMapSkepNode      = "skep_node"
-	ExpireMapSkepOrigin    = "skep_origin"
-	ExpireMapSkepPacket    = "skep_packet"
-	ExpireMapSkepPeer      = "skep_peer"
-	ExpireMapSkepPort      = "skep_port"
-	ExpireMapSkepPortIndex = "skep_port_index"
-	ExpireMapSkepRule      = "skep_rule"
-	ExpireMapSkepRuleCount = "skep_rule_count"
-	ExpireMapSkepRuleSlot  = "skep_rule_slot"
-	ExpireMapSkepScratch   = "skep_scratch"
-	ExpireMapSkepService   = "skep_service"
-	ExpireMapSkepSet       = "skep_set"
-	ExpireMapSkepState     = "skep_state"
-	ExpireProgSkepCtExpire = "skep_ct_expire"
+	ExpireMapSkepAddr       = "skep_addr"
+	ExpireMapSkepAffinity   = "skep_affinity"
+	ExpireMapSkepBackend    = "skep_backend"
+	ExpireMapSkepBlock      = "skep_block"
+	ExpireMapSkepCidr       = "skep_cidr"
+	ExpireMapSkepCt         = "skep_ct"
+	ExpireMapSkepCtFirst    = "skep_ct_first"
+	ExpireMapSkepEndpoint   = "skep_endpoint"
+	ExpireMapSkepEpName     = "skep_ep_name"
+	ExpireMapSkepEvents     = "skep_events"
+	ExpireMapSkepEventsLost = "skep_events_lost"
+	ExpireMapSkepFrag       = "skep_frag"
+	ExpireMapSkepMetric     = "skep_metric"
+	ExpireMapSkepNode       = "skep_node"
+	ExpireMapSkepOrigin     = "skep_origin"
+	ExpireMapSkepPacket     = "skep_packet"
+	ExpireMapSkepPeer       = "skep_peer"
+	ExpireMapSkepPort       = "skep_port"
+	ExpireMapSkepPortIndex  = "skep_port_index"
+	ExpireMapSkepRule       = "skep_rule"
+	ExpireMapSkepRuleCount  = "skep_rule_count"
+	ExpireMapSkepRuleSlot   = "skep_rule_slot"
+	ExpireMapSkepScratch    = "skep_scratch"
+	ExpireMapSkepService    = "skep_service"
+	ExpireMapSkepSet        = "skep_set"
+	ExpireMapSkepState      = "skep_state"
+	ExpireProgSkepCtExpire  = "skep_ct_expire"
 )
 
 // LoadExpire returns the embedded CollectionSpec for Expire.
@@ -92,30 +94,32 @@ type ExpireProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ExpireMapSpecs struct {
-	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
-	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
-	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
-	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
-	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
-	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
-	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
-	SkepState     *ebpf.MapSpec `ebpf:"skep_state"`
+	SkepAddr       *ebpf.MapSpec `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.MapSpec `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.MapSpec `ebpf:"skep_backend"`
+	SkepBlock      *ebpf.MapSpec `ebpf:"skep_block"`
+	SkepCidr       *ebpf.MapSpec `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.MapSpec `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.MapSpec `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.MapSpec `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.MapSpec `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.MapSpec `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.MapSpec `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.MapSpec `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.MapSpec `ebpf:"skep_metric"`
+	SkepNode       *ebpf.MapSpec `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.MapSpec `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.MapSpec `ebpf:"skep_peer"`
+	SkepPort       *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.MapSpec `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.MapSpec `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.MapSpec `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.MapSpec `ebpf:"skep_scratch"`
+	SkepService    *ebpf.MapSpec `ebpf:"skep_service"`
+	SkepSet        *ebpf.MapSpec `ebpf:"skep_set"`
+	SkepState      *ebpf.MapSpec `ebpf:"skep_state"`
 }
 
 // ExpireVariableSpecs contains global variables before they are loaded into the kernel.
@@ -144,30 +148,32 @@ func (o *ExpireObjects) Close() error {
 //
 // It can be passed to LoadExpireObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ExpireMaps struct {
-	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
-	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
-	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
-	SkepNode      *ebpf.Map `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
-	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
-	SkepService   *ebpf.Map `ebpf:"skep_service"`
-	SkepSet       *ebpf.Map `ebpf:"skep_set"`
-	SkepState     *ebpf.Map `ebpf:"skep_state"`
+	SkepAddr       *ebpf.Map `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.Map `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.Map `ebpf:"skep_backend"`
+	SkepBlock      *ebpf.Map `ebpf:"skep_block"`
+	SkepCidr       *ebpf.Map `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.Map `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.Map `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.Map `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.Map `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.Map `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.Map `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.Map `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.Map `ebpf:"skep_metric"`
+	SkepNode       *ebpf.Map `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.Map `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.Map `ebpf:"skep_peer"`
+	SkepPort       *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.Map `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.Map `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.Map `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.Map `ebpf:"skep_scratch"`
+	SkepService    *ebpf.Map `ebpf:"skep_service"`
+	SkepSet        *ebpf.Map `ebpf:"skep_set"`
+	SkepState      *ebpf.Map `ebpf:"skep_state"`
 }
 
 func (m *ExpireMaps) Close() error {
@@ -181,6 +187,8 @@ func (m *ExpireMaps) Close() error {
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
+		m.SkepEvents,
+		m.SkepEventsLost,
 		m.SkepFrag,
 		m.SkepMetric,
 		m.SkepNode,

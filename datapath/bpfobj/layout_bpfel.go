@@ -79,18 +79,17 @@ type SkepCidrKey struct {
 }
 
 type SkepCtEntry struct {
-	_           structs.HostLayout
-	LastSeen    uint64
-	Created     uint64
-	Packets     [2]uint64
-	Bytes       [2]uint64
-	Nat         SkepAddr
-	NatPort     uint16
-	Flags       uint8
-	Tcp         uint8
-	Generation  uint32
-	EgressRule  uint32
-	IngressRule uint32
+	_          structs.HostLayout
+	LastSeen   uint64
+	Created    uint64
+	Packets    [2]uint64
+	Bytes      [2]uint64
+	Nat        SkepAddr
+	NatPort    uint16
+	Flags      uint8
+	Tcp        uint8
+	Generation uint32
+	Sides      [2]SkepCtSide
 }
 
 type SkepCtExpire struct {
@@ -116,12 +115,15 @@ type SkepCtExpire struct {
 type SkepCtFlag uint32
 
 const (
-	SkepCtFlagCT_FROM_B    SkepCtFlag = 1
-	SkepCtFlagCT_FROM_NODE SkepCtFlag = 2
-	SkepCtFlagCT_SERVICE   SkepCtFlag = 4
-	SkepCtFlagCT_INDEX     SkepCtFlag = 8
-	SkepCtFlagCT_DENIED    SkepCtFlag = 16
-	SkepCtFlagCT_MIDFLOW   SkepCtFlag = 32
+	SkepCtFlagCT_FROM_B               SkepCtFlag = 1
+	SkepCtFlagCT_FROM_NODE            SkepCtFlag = 2
+	SkepCtFlagCT_SERVICE              SkepCtFlag = 4
+	SkepCtFlagCT_INDEX                SkepCtFlag = 8
+	SkepCtFlagCT_DENIED               SkepCtFlag = 16
+	SkepCtFlagCT_MIDFLOW              SkepCtFlag = 32
+	SkepCtFlagCT_WOULD_DIFFER_INGRESS SkepCtFlag = 64
+	SkepCtFlagCT_WOULD_DIFFER_EGRESS  SkepCtFlag = 128
+	SkepCtFlagCT_JUDGED               SkepCtFlag = 208
 )
 
 type SkepCtKey struct {
@@ -134,6 +136,14 @@ type SkepCtKey struct {
 	Zero  [3]uint8
 }
 
+type SkepCtSide struct {
+	_            structs.HostLayout
+	Rule         uint32
+	WouldRule    uint32
+	Counter      uint16
+	WouldCounter uint16
+}
+
 type SkepCtTcp uint32
 
 const (
@@ -143,6 +153,13 @@ const (
 	SkepCtTcpCT_TCP_FIN_BACK    SkepCtTcp = 8
 	SkepCtTcpCT_TCP_RST         SkepCtTcp = 16
 	SkepCtTcpCT_TCP_ESTABLISHED SkepCtTcp = 32
+)
+
+type SkepDirection uint32
+
+const (
+	SkepDirectionSKEP_INGRESS SkepDirection = 0
+	SkepDirectionSKEP_EGRESS  SkepDirection = 1
 )
 
 type SkepEndpoint struct {
@@ -173,6 +190,33 @@ type SkepEndpointName struct {
 	Name      [256]uint8
 	Ifname    [16]uint8
 }
+
+type SkepEvent struct {
+	_    structs.HostLayout
+	Time uint64
+	Src  struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Dst struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Sport     uint16
+	Dport     uint16
+	Proto     uint8
+	Type      uint8
+	Direction uint8
+	Would     uint8
+	Rule      uint32
+	WouldRule uint32
+}
+
+type SkepEventType uint32
+
+const (
+	SkepEventTypeEVENT_AUDIT SkepEventType = 1
+)
 
 type SkepFragKey struct {
 	_     structs.HostLayout
@@ -310,15 +354,12 @@ type SkepRow struct {
 }
 
 type SkepRule struct {
-	_   structs.HostLayout
-	Ref struct {
-		_       structs.HostLayout
-		Id      uint32
-		Counter uint32
-	}
-	Action    uint16
-	NextBlock uint16
-	Present   uint32
+	_         structs.HostLayout
+	Id        uint32
+	Counter   uint16
+	Action    uint8
+	Flags     uint8
+	NextBlock uint32
 }
 
 type SkepRuleCount struct {
@@ -326,7 +367,16 @@ type SkepRuleCount struct {
 	Connections uint64
 	Packets     uint64
 	Bytes       uint64
+	WouldDeny   uint64
+	WouldAllow  uint64
 }
+
+type SkepRuleFlag uint32
+
+const (
+	SkepRuleFlagRULE_PRESENT SkepRuleFlag = 1
+	SkepRuleFlagRULE_AUDIT   SkepRuleFlag = 2
+)
 
 type SkepService struct {
 	_               structs.HostLayout
@@ -354,12 +404,7 @@ type SkepSet struct {
 	Ports         uint32
 	FirstNode     uint32
 	Levels        uint32
-	Otherwise     struct {
-		_       structs.HostLayout
-		Id      uint32
-		Counter uint32
-	}
-	DefaultAction uint32
+	Views         [2]SkepRow
 }
 
 type SkepSetFlag uint32
@@ -367,6 +412,7 @@ type SkepSetFlag uint32
 const (
 	SkepSetFlagSET_COMPLETE  SkepSetFlag = 1
 	SkepSetFlagSET_HAS_PORTS SkepSetFlag = 2
+	SkepSetFlagSET_AUDIT     SkepSetFlag = 4
 )
 
 type SkepState struct {
@@ -385,6 +431,14 @@ const (
 	SkepStateFlagSTATE_HAS_CIDR SkepStateFlag = 1
 )
 
+type SkepView uint32
+
+const (
+	SkepViewVIEW_ENFORCED SkepView = 0
+	SkepViewVIEW_WOULD_BE SkepView = 1
+	SkepViewSKEP_VIEWS    SkepView = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -398,6 +452,8 @@ const (
 	SkepMapSkepCtFirst          = "skep_ct_first"
 	SkepMapSkepEndpoint         = "skep_endpoint"
 	SkepMapSkepEpName           = "skep_ep_name"
+	SkepMapSkepEvents           = "skep_events"
+	SkepMapSkepEventsLost       = "skep_events_lost"
 	SkepMapSkepFrag             = "skep_frag"
 	SkepMapSkepMetric           = "skep_metric"
 	SkepMapSkepNode             = "skep_node"
@@ -417,12 +473,17 @@ const (
 	SkepVarSkepEnumAddressFlag  = "skep_enum_address_flag"
 	SkepVarSkepEnumCtFlag       = "skep_enum_ct_flag"
 	SkepVarSkepEnumCtTcp        = "skep_enum_ct_tcp"
+	SkepVarSkepEnumDirection    = "skep_enum_direction"
 	SkepVarSkepEnumEndpointFlag = "skep_enum_endpoint_flag"
+	SkepVarSkepEnumEventType    = "skep_enum_event_type"
 	SkepVarSkepEnumNodeFlag     = "skep_enum_node_flag"
 	SkepVarSkepEnumReason       = "skep_enum_reason"
+	SkepVarSkepEnumRuleFlag     = "skep_enum_rule_flag"
 	SkepVarSkepEnumSetFlag      = "skep_enum_set_flag"
 	SkepVarSkepEnumStateFlag    = "skep_enum_state_flag"
+	SkepVarSkepEnumView         = "skep_enum_view"
 	SkepVarSkepStructCtExpire   = "skep_struct_ct_expire"
+	SkepVarSkepStructEvent      = "skep_struct_event"
 )
 
 // LoadSkep returns the embedded CollectionSpec for Skep.
@@ -473,30 +534,32 @@ type SkepProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SkepMapSpecs struct {
-	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
-	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
-	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
-	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
-	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
-	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
-	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
-	SkepState     *ebpf.MapSpec `ebpf:"skep_state"`
+	SkepAddr       *ebpf.MapSpec `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.MapSpec `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.MapSpec `ebpf:"skep_backend"`
+	SkepBlock      *ebpf.MapSpec `ebpf:"skep_block"`
+	SkepCidr       *ebpf.MapSpec `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.MapSpec `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.MapSpec `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.MapSpec `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.MapSpec `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.MapSpec `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.MapSpec `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.MapSpec `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.MapSpec `ebpf:"skep_metric"`
+	SkepNode       *ebpf.MapSpec `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.MapSpec `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.MapSpec `ebpf:"skep_peer"`
+	SkepPort       *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.MapSpec `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.MapSpec `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.MapSpec `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.MapSpec `ebpf:"skep_scratch"`
+	SkepService    *ebpf.MapSpec `ebpf:"skep_service"`
+	SkepSet        *ebpf.MapSpec `ebpf:"skep_set"`
+	SkepState      *ebpf.MapSpec `ebpf:"skep_state"`
 }
 
 // SkepVariableSpecs contains global variables before they are loaded into the kernel.
@@ -507,12 +570,17 @@ type SkepVariableSpecs struct {
 	SkepEnumAddressFlag  *ebpf.VariableSpec `ebpf:"skep_enum_address_flag"`
 	SkepEnumCtFlag       *ebpf.VariableSpec `ebpf:"skep_enum_ct_flag"`
 	SkepEnumCtTcp        *ebpf.VariableSpec `ebpf:"skep_enum_ct_tcp"`
+	SkepEnumDirection    *ebpf.VariableSpec `ebpf:"skep_enum_direction"`
 	SkepEnumEndpointFlag *ebpf.VariableSpec `ebpf:"skep_enum_endpoint_flag"`
+	SkepEnumEventType    *ebpf.VariableSpec `ebpf:"skep_enum_event_type"`
 	SkepEnumNodeFlag     *ebpf.VariableSpec `ebpf:"skep_enum_node_flag"`
 	SkepEnumReason       *ebpf.VariableSpec `ebpf:"skep_enum_reason"`
+	SkepEnumRuleFlag     *ebpf.VariableSpec `ebpf:"skep_enum_rule_flag"`
 	SkepEnumSetFlag      *ebpf.VariableSpec `ebpf:"skep_enum_set_flag"`
 	SkepEnumStateFlag    *ebpf.VariableSpec `ebpf:"skep_enum_state_flag"`
+	SkepEnumView         *ebpf.VariableSpec `ebpf:"skep_enum_view"`
 	SkepStructCtExpire   *ebpf.VariableSpec `ebpf:"skep_struct_ct_expire"`
+	SkepStructEvent      *ebpf.VariableSpec `ebpf:"skep_struct_event"`
 }
 
 // SkepObjects contains all objects after they have been loaded into the kernel.
@@ -535,30 +603,32 @@ func (o *SkepObjects) Close() error {
 //
 // It can be passed to LoadSkepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SkepMaps struct {
-	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
-	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
-	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
-	SkepNode      *ebpf.Map `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
-	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
-	SkepService   *ebpf.Map `ebpf:"skep_service"`
-	SkepSet       *ebpf.Map `ebpf:"skep_set"`
-	SkepState     *ebpf.Map `ebpf:"skep_state"`
+	SkepAddr       *ebpf.Map `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.Map `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.Map `ebpf:"skep_backend"`
+	SkepBlock      *ebpf.Map `ebpf:"skep_block"`
+	SkepCidr       *ebpf.Map `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.Map `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.Map `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.Map `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.Map `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.Map `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.Map `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.Map `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.Map `ebpf:"skep_metric"`
+	SkepNode       *ebpf.Map `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.Map `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.Map `ebpf:"skep_peer"`
+	SkepPort       *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.Map `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.Map `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.Map `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.Map `ebpf:"skep_scratch"`
+	SkepService    *ebpf.Map `ebpf:"skep_service"`
+	SkepSet        *ebpf.Map `ebpf:"skep_set"`
+	SkepState      *ebpf.Map `ebpf:"skep_state"`
 }
 
 func (m *SkepMaps) Close() error {
@@ -572,6 +642,8 @@ func (m *SkepMaps) Close() error {
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
+		m.SkepEvents,
+		m.SkepEventsLost,
 		m.SkepFrag,
 		m.SkepMetric,
 		m.SkepNode,
@@ -598,12 +670,17 @@ type SkepVariables struct {
 	SkepEnumAddressFlag  *ebpf.Variable `ebpf:"skep_enum_address_flag"`
 	SkepEnumCtFlag       *ebpf.Variable `ebpf:"skep_enum_ct_flag"`
 	SkepEnumCtTcp        *ebpf.Variable `ebpf:"skep_enum_ct_tcp"`
+	SkepEnumDirection    *ebpf.Variable `ebpf:"skep_enum_direction"`
 	SkepEnumEndpointFlag *ebpf.Variable `ebpf:"skep_enum_endpoint_flag"`
+	SkepEnumEventType    *ebpf.Variable `ebpf:"skep_enum_event_type"`
 	SkepEnumNodeFlag     *ebpf.Variable `ebpf:"skep_enum_node_flag"`
 	SkepEnumReason       *ebpf.Variable `ebpf:"skep_enum_reason"`
+	SkepEnumRuleFlag     *ebpf.Variable `ebpf:"skep_enum_rule_flag"`
 	SkepEnumSetFlag      *ebpf.Variable `ebpf:"skep_enum_set_flag"`
 	SkepEnumStateFlag    *ebpf.Variable `ebpf:"skep_enum_state_flag"`
+	SkepEnumView         *ebpf.Variable `ebpf:"skep_enum_view"`
 	SkepStructCtExpire   *ebpf.Variable `ebpf:"skep_struct_ct_expire"`
+	SkepStructEvent      *ebpf.Variable `ebpf:"skep_struct_event"`
 }
 
 // SkepPrograms contains all programs after they have been loaded into the kernel.

@@ -25,6 +25,8 @@ const (
 	SockMapSkepCtFirst        = "skep_ct_first"
 	SockMapSkepEndpoint       = "skep_endpoint"
 	SockMapSkepEpName         = "skep_ep_name"
+	SockMapSkepEvents         = "skep_events"
+	SockMapSkepEventsLost     = "skep_events_lost"
 	SockMapSkepFrag           = "skep_frag"
 	SockMapSkepMetric         = "skep_metric"
 	SockMapSkepNode           = "skep_node"
@@ -110,30 +112,32 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	SkepAddr      *ebpf.MapSpec `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.MapSpec `ebpf:"skep_backend"`
-	SkepBlock     *ebpf.MapSpec `ebpf:"skep_block"`
-	SkepCidr      *ebpf.MapSpec `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.MapSpec `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.MapSpec `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.MapSpec `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.MapSpec `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.MapSpec `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.MapSpec `ebpf:"skep_metric"`
-	SkepNode      *ebpf.MapSpec `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.MapSpec `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.MapSpec `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.MapSpec `ebpf:"skep_peer"`
-	SkepPort      *ebpf.MapSpec `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.MapSpec `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.MapSpec `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.MapSpec `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.MapSpec `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.MapSpec `ebpf:"skep_scratch"`
-	SkepService   *ebpf.MapSpec `ebpf:"skep_service"`
-	SkepSet       *ebpf.MapSpec `ebpf:"skep_set"`
-	SkepState     *ebpf.MapSpec `ebpf:"skep_state"`
+	SkepAddr       *ebpf.MapSpec `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.MapSpec `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.MapSpec `ebpf:"skep_backend"`
+	SkepBlock      *ebpf.MapSpec `ebpf:"skep_block"`
+	SkepCidr       *ebpf.MapSpec `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.MapSpec `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.MapSpec `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.MapSpec `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.MapSpec `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.MapSpec `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.MapSpec `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.MapSpec `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.MapSpec `ebpf:"skep_metric"`
+	SkepNode       *ebpf.MapSpec `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.MapSpec `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.MapSpec `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.MapSpec `ebpf:"skep_peer"`
+	SkepPort       *ebpf.MapSpec `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.MapSpec `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.MapSpec `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.MapSpec `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.MapSpec `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.MapSpec `ebpf:"skep_scratch"`
+	SkepService    *ebpf.MapSpec `ebpf:"skep_service"`
+	SkepSet        *ebpf.MapSpec `ebpf:"skep_set"`
+	SkepState      *ebpf.MapSpec `ebpf:"skep_state"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -166,30 +170,32 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	SkepAddr      *ebpf.Map `ebpf:"skep_addr"`
-	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
-	SkepBackend   *ebpf.Map `ebpf:"skep_backend"`
-	SkepBlock     *ebpf.Map `ebpf:"skep_block"`
-	SkepCidr      *ebpf.Map `ebpf:"skep_cidr"`
-	SkepCt        *ebpf.Map `ebpf:"skep_ct"`
-	SkepCtFirst   *ebpf.Map `ebpf:"skep_ct_first"`
-	SkepEndpoint  *ebpf.Map `ebpf:"skep_endpoint"`
-	SkepEpName    *ebpf.Map `ebpf:"skep_ep_name"`
-	SkepFrag      *ebpf.Map `ebpf:"skep_frag"`
-	SkepMetric    *ebpf.Map `ebpf:"skep_metric"`
-	SkepNode      *ebpf.Map `ebpf:"skep_node"`
-	SkepOrigin    *ebpf.Map `ebpf:"skep_origin"`
-	SkepPacket    *ebpf.Map `ebpf:"skep_packet"`
-	SkepPeer      *ebpf.Map `ebpf:"skep_peer"`
-	SkepPort      *ebpf.Map `ebpf:"skep_port"`
-	SkepPortIndex *ebpf.Map `ebpf:"skep_port_index"`
-	SkepRule      *ebpf.Map `ebpf:"skep_rule"`
-	SkepRuleCount *ebpf.Map `ebpf:"skep_rule_count"`
-	SkepRuleSlot  *ebpf.Map `ebpf:"skep_rule_slot"`
-	SkepScratch   *ebpf.Map `ebpf:"skep_scratch"`
-	SkepService   *ebpf.Map `ebpf:"skep_service"`
-	SkepSet       *ebpf.Map `ebpf:"skep_set"`
-	SkepState     *ebpf.Map `ebpf:"skep_state"`
+	SkepAddr       *ebpf.Map `ebpf:"skep_addr"`
+	SkepAffinity   *ebpf.Map `ebpf:"skep_affinity"`
+	SkepBackend    *ebpf.Map `ebpf:"skep_backend"`
+	SkepBlock      *ebpf.Map `ebpf:"skep_block"`
+	SkepCidr       *ebpf.Map `ebpf:"skep_cidr"`
+	SkepCt         *ebpf.Map `ebpf:"skep_ct"`
+	SkepCtFirst    *ebpf.Map `ebpf:"skep_ct_first"`
+	SkepEndpoint   *ebpf.Map `ebpf:"skep_endpoint"`
+	SkepEpName     *ebpf.Map `ebpf:"skep_ep_name"`
+	SkepEvents     *ebpf.Map `ebpf:"skep_events"`
+	SkepEventsLost *ebpf.Map `ebpf:"skep_events_lost"`
+	SkepFrag       *ebpf.Map `ebpf:"skep_frag"`
+	SkepMetric     *ebpf.Map `ebpf:"skep_metric"`
+	SkepNode       *ebpf.Map `ebpf:"skep_node"`
+	SkepOrigin     *ebpf.Map `ebpf:"skep_origin"`
+	SkepPacket     *ebpf.Map `ebpf:"skep_packet"`
+	SkepPeer       *ebpf.Map `ebpf:"skep_peer"`
+	SkepPort       *ebpf.Map `ebpf:"skep_port"`
+	SkepPortIndex  *ebpf.Map `ebpf:"skep_port_index"`
+	SkepRule       *ebpf.Map `ebpf:"skep_rule"`
+	SkepRuleCount  *ebpf.Map `ebpf:"skep_rule_count"`
+	SkepRuleSlot   *ebpf.Map `ebpf:"skep_rule_slot"`
+	SkepScratch    *ebpf.Map `ebpf:"skep_scratch"`
+	SkepService    *ebpf.Map `ebpf:"skep_service"`
+	SkepSet        *ebpf.Map `ebpf:"skep_set"`
+	SkepState      *ebpf.Map `ebpf:"skep_state"`
 }
 
 func (m *SockMaps) Close() error {
@@ -203,6 +209,8 @@ func (m *SockMaps) Close() error {
 		m.SkepCtFirst,
 		m.SkepEndpoint,
 		m.SkepEpName,
+		m.SkepEvents,
+		m.SkepEventsLost,
 		m.SkepFrag,
 		m.SkepMetric,
 		m.SkepNode,

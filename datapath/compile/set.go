@@ -15,10 +15,12 @@ const MaxTiers = 3
 
 // Set is a policy set in the form in which it is looked up. It depends on nothing but the set's content.
 type Set struct {
-	ID            datapath.SetID
-	Rules         []Rule
-	DefaultRule   datapath.RuleID
-	DefaultAction datapath.Action
+	ID    datapath.SetID
+	Rules []Rule
+	// Defaults decide what no rule matched, by view: enforced, and would-be.
+	Defaults [2]Rule
+	// Views are the rules of each view. They are nil when the two are the same, defaults included.
+	Views []Row
 	// Ports has a row for every packet when some rule names ports, in order of Start; otherwise it is empty.
 	Ports []PortSpan
 
@@ -31,6 +33,8 @@ type Rule struct {
 	Bit    int
 	ID     datapath.RuleID
 	Action datapath.Action
+	// Audit says that the rule is in the would-be view alone.
+	Audit bool
 	// NextBlock is the first block of the next tier.
 	NextBlock int
 }
@@ -45,13 +49,15 @@ type PortSpan struct {
 
 // NewSet compiles one set.
 func NewSet(s datapath.PolicySet) (*Set, error) {
-	out := &Set{ID: s.ID, DefaultRule: s.DefaultRule, DefaultAction: s.Default, byAtom: map[datapath.AtomID]vector{}}
-	if s.Default == datapath.Pass {
+	out := &Set{ID: s.ID, byAtom: map[datapath.AtomID]vector{}}
+	if s.Default == datapath.Pass || (s.Audit != nil && s.Audit.Action == datapath.Pass) {
 		return nil, fmt.Errorf("set %s: the default cannot be Pass", s.ID)
 	}
 	if err := out.placeRules(s.Rules); err != nil {
 		return nil, fmt.Errorf("set %s: %w", s.ID, err)
 	}
+	out.placeDefaults(s)
+	out.Views = out.views(s)
 	for i, rule := range s.Rules {
 		bit := out.Rules[i].Bit
 		if rule.AnyPeer {
@@ -84,7 +90,7 @@ func (s *Set) placeRules(rules []datapath.Rule) error {
 			tiers++
 			next = (next + BlockBits - 1) / BlockBits * BlockBits
 		}
-		s.Rules = append(s.Rules, Rule{Bit: next, ID: rule.ID, Action: rule.Action})
+		s.Rules = append(s.Rules, Rule{Bit: next, ID: rule.ID, Action: rule.Action, Audit: rule.View == datapath.AuditOnly})
 		next++
 	}
 	if next > MaxRules || tiers > MaxTiers {
@@ -98,6 +104,39 @@ func (s *Set) placeRules(rules []datapath.Rule) error {
 	}
 	return nil
 }
+
+// placeDefaults puts what decides when no rule did behind the last rule.
+func (s *Set) placeDefaults(from datapath.PolicySet) {
+	enforced := Rule{Bit: s.Bits(), ID: from.DefaultRule, Action: from.Default}
+	would := enforced
+	if from.Audit != nil {
+		would = Rule{ID: from.Audit.Rule, Action: from.Audit.Action, Audit: from.Audit.Rule != from.DefaultRule}
+	}
+	would.Bit = s.Bits() + 1
+	s.Defaults = [2]Rule{enforced, would}
+}
+
+func (s *Set) views(from datapath.PolicySet) []Row {
+	var enforced, would vector
+	differ := from.Audit != nil
+	for i, rule := range from.Rules {
+		bit := s.Rules[i].Bit
+		if rule.View != datapath.AuditOnly {
+			enforced.set(bit)
+		}
+		if rule.View != datapath.EnforcedOnly {
+			would.set(bit)
+		}
+		differ = differ || rule.View != datapath.BothViews
+	}
+	if !differ {
+		return nil
+	}
+	return []Row{enforced.row(), would.row()}
+}
+
+// Entries is how many rules the set has with its defaults, room between tiers included.
+func (s *Set) Entries() int { return s.Bits() + len(s.Defaults) }
 
 // Bits is how many bits the set's rows have, those between tiers included.
 func (s *Set) Bits() int {

@@ -17,7 +17,7 @@ import (
 
 // LayoutVersion is part of every pin's name. It changes when a key or value in bpf/skep/types.h changes its meaning, so that an
 // old agent and a new one never misread each other's maps.
-const LayoutVersion = 2
+const LayoutVersion = 3
 
 // ErrLayout is returned when the pins are those of another version of skep. What is pinned stays in force untouched.
 var ErrLayout = errors.New("made by another version of skep with other maps: run that version, or stop the node's pods and remove the directory")
@@ -100,7 +100,11 @@ func adoptOrMake(spec *ebpf.MapSpec, pinDir string) (*ebpf.Map, error) {
 }
 
 func matches(pinned *ebpf.Map, spec *ebpf.MapSpec, path string) error {
-	if pinned.Type() == spec.Type && pinned.KeySize() == spec.KeySize && pinned.ValueSize() == max(spec.ValueSize, 4) {
+	valueSize := spec.ValueSize
+	if spec.Type == ebpf.ArrayOfMaps {
+		valueSize = 4 // of an inner map's number; the specification leaves it open
+	}
+	if pinned.Type() == spec.Type && pinned.KeySize() == spec.KeySize && pinned.ValueSize() == valueSize {
 		return nil
 	}
 	return errors.Join(fmt.Errorf("%s: %w", path, ErrLayout), pinned.Close())

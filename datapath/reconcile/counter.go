@@ -13,8 +13,7 @@ import (
 	"skep.dev/skep/datapath/bpfobj"
 )
 
-// counters gives rules their place in skep_rule_count. Slot 0 is shared by rules that have no place: they are enforced all
-// the same.
+// counters gives rules their place in skep_rule_count. Rules without one have slot 0: they are enforced all the same.
 type counters struct {
 	maps  *bpfmap.Maps
 	slots map[datapath.RuleID]uint32
@@ -37,9 +36,9 @@ func adoptCounters(n *Node) (*counters, error) {
 }
 
 // slot finds or makes the place of a rule.
-func (c *counters) slot(rule datapath.RuleID) (uint32, error) {
+func (c *counters) slot(rule datapath.RuleID) (uint16, error) {
 	if slot, ok := c.slots[rule]; ok || rule == 0 {
-		return slot, nil
+		return uint16(slot), nil
 	}
 	slot, err := c.space.take(1)
 	if errors.Is(err, bpfmap.ErrFull) {
@@ -53,7 +52,7 @@ func (c *counters) slot(rule datapath.RuleID) (uint32, error) {
 		return 0, err
 	}
 	c.slots[rule] = slot
-	return slot, nil
+	return uint16(slot), nil
 }
 
 // keep gives up the counters of rules that are in no set any more.
@@ -61,6 +60,9 @@ func (c *counters) keep(state *datapath.PolicyState) error {
 	named := map[datapath.RuleID]bool{}
 	for _, set := range state.Sets {
 		named[set.DefaultRule] = true
+		if set.Audit != nil {
+			named[set.Audit.Rule] = true
+		}
 		for _, rule := range set.Rules {
 			named[rule.ID] = true
 		}

@@ -32,7 +32,7 @@ func adoptPolicy(n *Node) (*policy, error) {
 	}
 	sets, err1 := visibleSets(n)
 	peers, err2 := n.maps.Peer.All()
-	ports, err3 := portRows(n, sets)
+	rows, err3 := rowsOf(n, sets)
 	counters, err4 := adoptCounters(n)
 	if err := errors.Join(err1, err2, err3, err4, p.adoptClasses()); err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func adoptPolicy(n *Node) (*policy, error) {
 		h.peers = append(h.peers, key)
 		used[runOf(row)] = true
 	}
-	for _, row := range ports {
+	for _, row := range rows {
 		used[runOf(row)] = true
 	}
 	for r := range used {
@@ -55,9 +55,7 @@ func adoptPolicy(n *Node) (*policy, error) {
 	numbers, ruleSpace, portSpace, nodeSpace := []run{{0, 1}}, []run{}, []run{}, []run{}
 	for number, set := range sets {
 		numbers = append(numbers, run{number, 1})
-		if set.Rules > 0 {
-			ruleSpace = append(ruleSpace, run{set.FirstRule, set.Rules})
-		}
+		ruleSpace = append(ruleSpace, rulesOf(set))
 		if set.Ports > 0 {
 			portSpace = append(portSpace, run{set.FirstPort, set.Ports})
 			nodeSpace = append(nodeSpace, nodesOf(set))
@@ -88,15 +86,23 @@ func visibleSets(n *Node) (map[uint32]bpfobj.SkepSet, error) {
 	return all, nil
 }
 
+// rulesOf is where the rules of a set lie, its defaults included.
+func rulesOf(set bpfobj.SkepSet) run {
+	return run{set.FirstRule, set.Rules + uint32(bpfobj.SkepViewSKEP_VIEWS)}
+}
+
 // nodesOf is where the port index of a set lies.
 func nodesOf(set bpfobj.SkepSet) run {
 	return run{set.FirstNode, uint32(compile.PortNodes(int(set.Ports)))}
 }
 
-// portRows reads the rows of the sets' port spans.
-func portRows(n *Node, sets map[uint32]bpfobj.SkepSet) ([]bpfobj.SkepRow, error) {
+// rowsOf reads the rows of the sets' views and port spans.
+func rowsOf(n *Node, sets map[uint32]bpfobj.SkepSet) ([]bpfobj.SkepRow, error) {
 	var rows []bpfobj.SkepRow
 	for _, set := range sets {
+		if bpfobj.SkepSetFlag(set.Flags)&bpfobj.SkepSetFlagSET_AUDIT != 0 {
+			rows = append(rows, set.Views[:]...)
+		}
 		for i := range set.Ports {
 			span, _, err := n.maps.Port.Get(set.FirstPort + i)
 			if err != nil {
@@ -113,7 +119,7 @@ func (h *inheritance) remove(p *policy) error {
 	for number, set := range h.sets {
 		errs = append(errs, p.node.maps.Set.Put(number, bpfobj.SkepSet{}))
 		p.numbers.rest(run{number, 1})
-		p.ruleSpace.rest(run{set.FirstRule, set.Rules})
+		p.ruleSpace.rest(rulesOf(set))
 		p.portSpace.rest(run{set.FirstPort, set.Ports})
 		p.nodeSpace.rest(nodesOf(set))
 	}

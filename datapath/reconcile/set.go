@@ -5,6 +5,7 @@ package reconcile
 import (
 	"errors"
 	"math/bits"
+	"slices"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
@@ -25,8 +26,8 @@ type liveSet struct {
 	visible bool
 	// peers are the rows by class number.
 	peers map[uint32]*storedRow
-	// ports are the rows of the port spans, in their order.
-	ports []*storedRow
+	// ports are the rows of the port spans, in their order, views those of the views.
+	ports, views []*storedRow
 }
 
 // writeSet puts all of a set into the maps but its header: programs do not see it yet. What was written before an error is
@@ -48,7 +49,30 @@ func (p *policy) writeSet(compiled *compile.Set) (*liveSet, error) {
 	if err := p.writePorts(s); err != nil {
 		return s, err
 	}
+	if err := p.storeViews(s); err != nil {
+		return s, err
+	}
 	return s, p.writeRules(s)
+}
+
+func (p *policy) storeViews(s *liveSet) error {
+	for _, row := range s.Views {
+		stored, err := p.rows.acquire(row)
+		if err != nil {
+			return err
+		}
+		s.views = append(s.views, stored)
+	}
+	return nil
+}
+
+// header is the entry through which programs find all else of the set.
+func (p *policy) header(s *liveSet) bpfobj.SkepSet {
+	var views []bpfobj.SkepRow
+	for _, stored := range s.views {
+		views = append(views, stored.row)
+	}
+	return bpfmap.SetHeader(s.Set, s.at, views, p.node.state.NextClass)
 }
 
 // stretch is a set's part of an array.
@@ -59,7 +83,7 @@ type stretch struct {
 
 func (p *policy) stretches(s *compile.Set, at bpfmap.Places) [3]stretch {
 	return [3]stretch{
-		{p.ruleSpace, run{at.FirstRule, uint32(s.Bits())}},
+		{p.ruleSpace, run{at.FirstRule, uint32(s.Entries())}},
 		{p.portSpace, run{at.FirstPort, uint32(len(s.Ports))}},
 		{p.nodeSpace, run{at.FirstNode, uint32(compile.PortNodes(len(s.Ports)))}},
 	}
@@ -104,8 +128,8 @@ func (p *policy) writePorts(s *liveSet) error {
 
 // writeRules writes one entry for every bit; bits between tiers have none that is present.
 func (p *policy) writeRules(s *liveSet) error {
-	entries := make([]bpfobj.SkepRule, s.Bits())
-	for _, rule := range s.Rules {
+	entries := make([]bpfobj.SkepRule, s.Entries())
+	for _, rule := range slices.Concat(s.Rules, s.Defaults[:]) {
 		slot, err := p.counters.slot(rule.ID)
 		if err != nil {
 			return err
@@ -143,11 +167,7 @@ func (p *policy) addClasses(s *liveSet, classes []compile.ClassKey, atoms map[co
 			return err
 		}
 	}
-	slot, err := p.counters.slot(s.DefaultRule)
-	if err != nil {
-		return err
-	}
-	header := bpfmap.SetHeader(s.Set, s.at, slot, p.node.state.NextClass)
+	header := p.header(s)
 	if !s.visible {
 		// Entries of an array are not written in one piece: the flags follow when the rest is there.
 		hidden := header
@@ -182,7 +202,7 @@ func (p *policy) removeSet(s *liveSet) error {
 		errs = append(errs, maps.Peer.Remove(bpfobj.SkepPeerKey{Set: s.number, Class: class}))
 		p.rows.release(stored)
 	}
-	for _, stored := range s.ports {
+	for _, stored := range slices.Concat(s.ports, s.views) {
 		p.rows.release(stored)
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -67,8 +67,8 @@ func TestAProgramsEntryReadsAsWritten(t *testing.T) {
 		if entry.Packets != [2]uint64{1, 0} || entry.Bytes != [2]uint64{uint64(len(p.Bytes())), 0} {
 			t.Errorf("counters %v %v", entry.Packets, entry.Bytes)
 		}
-		if from == "a" && (entry.IngressRule != 1 || entry.EgressRule != 0) {
-			t.Errorf("rules: egress %d, ingress %d", entry.EgressRule, entry.IngressRule)
+		if from == "a" && (entry.Sides[datapath.Ingress].Rule != 1 || entry.Sides[datapath.Egress].Rule != 0) {
+			t.Errorf("rules: egress %d, ingress %d", entry.Sides[datapath.Egress].Rule, entry.Sides[datapath.Ingress].Rule)
 		}
 		state, _, err := h.Maps.State.Get(0)
 		must(t, err)

@@ -93,7 +93,7 @@ func (tr *tracker) step(p probe) string {
 	if begun.fromNode {
 		return ""
 	}
-	return tr.compareRule(begun, "egress", want.Egress, entry.EgressRule) + tr.compareRule(begun, "ingress", want.Ingress, entry.IngressRule)
+	return tr.compareRule(begun, "egress", want.Egress, entry.Sides[datapath.Egress].Rule) + tr.compareRule(begun, "ingress", want.Ingress, entry.Sides[datapath.Ingress].Rule)
 }
 
 // removePod deletes a pod with its flows, if this node knew it.

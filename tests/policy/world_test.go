@@ -224,7 +224,7 @@ func (b *bench) compare(p probe) (policymodel.Verdict, string) {
 	if !entered {
 		return want, fmt.Sprintf("%v: allowed without an entry", p)
 	}
-	return want, b.compareRule(p, "egress", want.Egress, entry.EgressRule) + b.compareRule(p, "ingress", want.Ingress, entry.IngressRule)
+	return want, b.compareRule(p, "egress", want.Egress, entry.Sides[datapath.Egress].Rule) + b.compareRule(p, "ingress", want.Ingress, entry.Sides[datapath.Ingress].Rule)
 }
 
 // compareDenial checks that the drop names the right direction and exactly the policies that isolate. Egress is judged first.
