@@ -245,6 +245,8 @@ type Counter struct {
 type RuleCounter struct {
 	Rule                        RuleID
 	Connections, Packets, Bytes uint64
+	// Since is when the counters began.
+	Since time.Time
 	// WouldDeny and WouldAllow count the connections about which the rule would have decided otherwise than was decided.
 	WouldDeny, WouldAllow uint64
 }

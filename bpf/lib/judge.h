@@ -137,6 +137,9 @@ __noinline __u64 skep_would(__u32 index, __u32 rule, __u32 before, __u32 how)
 
 	if (!p || !would)
 		return 0;
+	/* The defaults of the two views are two rules, even when they are the same. */
+	if (would->id == rule && (would->action == ACTION_ALLOW) == !!(how & AUDIT_ALLOWED))
+		return 0;
 	differs = (would->action == ACTION_ALLOW) != !!(how & AUDIT_ALLOWED);
 	known = would->id == before && differs == !!(how & AUDIT_DIFFERED);
 	counter = would->flags & RULE_AUDIT ? would->counter : 0;

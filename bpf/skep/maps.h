@@ -71,7 +71,7 @@ SKEP_ARRAY(skep_rule, struct rule, 131072);
 SKEP_ARRAY(skep_block, struct block, 131072);
 /* Counters lie where rules say; skep_rule_slot finds them again by the rule's number, for user space only. */
 SKEP_PERCPU_ARRAY(skep_rule_count, struct rule_count, 16384);
-SKEP_HASH(skep_rule_slot, __u32, __u32, 16384);
+SKEP_HASH(skep_rule_slot, __u32, struct rule_slot, 16384);
 
 /* What user space hears at once, and how many events found no room: those are lost as events, counters have them. */
 struct {

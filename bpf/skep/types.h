@@ -221,6 +221,14 @@ struct rule_count {
 };
 _Static_assert(sizeof(struct rule_count) == 40, "rule_count");
 
+/* Where a rule is counted, for user space only. */
+struct rule_slot {
+	__u64 since; /* ns since 1970: when the counters were at 0 */
+	__u32 slot; /* index in skep_rule_count */
+	__u32 zero;
+};
+_Static_assert(sizeof(struct rule_slot) == 16, "rule_slot");
+
 struct metric {
 	__u64 packets;
 	__u64 bytes;

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -89,8 +90,8 @@ func sortedReasons(names map[bpfobj.SkepReason]string) []bpfobj.SkepReason {
 	return out
 }
 
-// RuleCounters sums the rules' counters over all CPUs, in order of rule. Rules that decided nothing are left out.
-func RuleCounters(slots Table[uint32, uint32], table *ebpf.Map) ([]datapath.RuleCounter, error) {
+// RuleCounters sums the rules' counters over all CPUs, in order of rule.
+func RuleCounters(slots Table[uint32, bpfobj.SkepRuleSlot], table *ebpf.Map) ([]datapath.RuleCounter, error) {
 	rules, err := slots.All()
 	if err != nil {
 		return nil, err
@@ -98,10 +99,10 @@ func RuleCounters(slots Table[uint32, uint32], table *ebpf.Map) ([]datapath.Rule
 	var out []datapath.RuleCounter
 	for rule, slot := range rules {
 		var perCPU []bpfobj.SkepRuleCount
-		if err := table.Lookup(slot, &perCPU); err != nil {
+		if err := table.Lookup(slot.Slot, &perCPU); err != nil {
 			return nil, fmt.Errorf("read the counter of rule %d: %w", rule, err)
 		}
-		counter := datapath.RuleCounter{Rule: datapath.RuleID(rule)}
+		counter := datapath.RuleCounter{Rule: datapath.RuleID(rule), Since: time.Unix(0, int64(slot.Since))}
 		for _, c := range perCPU {
 			counter.Connections += c.Connections
 			counter.Packets += c.Packets
@@ -109,9 +110,7 @@ func RuleCounters(slots Table[uint32, uint32], table *ebpf.Map) ([]datapath.Rule
 			counter.WouldDeny += c.WouldDeny
 			counter.WouldAllow += c.WouldAllow
 		}
-		if counter.Connections+counter.Packets+counter.WouldDeny+counter.WouldAllow > 0 {
-			out = append(out, counter)
-		}
+		out = append(out, counter)
 	}
 	slices.SortFunc(out, func(a, b datapath.RuleCounter) int { return cmp.Compare(a.Rule, b.Rule) })
 	return out, nil

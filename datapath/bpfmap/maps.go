@@ -28,7 +28,7 @@ type Maps struct {
 	Block     Table[uint32, bpfobj.SkepBlock]
 
 	// RuleSlot says where in RuleCount a rule's counters are.
-	RuleSlot  Table[uint32, uint32]
+	RuleSlot  Table[uint32, bpfobj.SkepRuleSlot]
 	RuleCount *ebpf.Map
 	Metric    *ebpf.Map
 

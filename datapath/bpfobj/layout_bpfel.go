@@ -378,6 +378,13 @@ const (
 	SkepRuleFlagRULE_AUDIT   SkepRuleFlag = 2
 )
 
+type SkepRuleSlot struct {
+	_     structs.HostLayout
+	Since uint64
+	Slot  uint32
+	Zero  uint32
+}
+
 type SkepService struct {
 	_               structs.HostLayout
 	Id              uint32

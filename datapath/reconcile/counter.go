@@ -5,6 +5,7 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -16,20 +17,21 @@ import (
 // counters gives rules their place in skep_rule_count. Rules without one have slot 0: they are enforced all the same.
 type counters struct {
 	maps  *bpfmap.Maps
+	now   func() time.Time
 	slots map[datapath.RuleID]uint32
 	space *extents
 }
 
 func adoptCounters(n *Node) (*counters, error) {
-	c := &counters{maps: n.maps, slots: map[datapath.RuleID]uint32{}}
+	c := &counters{maps: n.maps, now: n.clock.Now, slots: map[datapath.RuleID]uint32{}}
 	slots, err := n.maps.RuleSlot.All()
 	if err != nil {
 		return nil, err
 	}
 	inUse := []run{{0, 1}}
 	for rule, slot := range slots {
-		c.slots[datapath.RuleID(rule)] = slot
-		inUse = append(inUse, run{slot, 1})
+		c.slots[datapath.RuleID(rule)] = slot.Slot
+		inUse = append(inUse, run{slot.Slot, 1})
 	}
 	c.space = newExtents("skep_rule_count", n.maps.RuleCount.MaxEntries(), n.clock.Now, inUse)
 	return c, nil
@@ -48,7 +50,8 @@ func (c *counters) slot(rule datapath.RuleID) (uint16, error) {
 	if err := c.maps.RuleCount.Put(slot, zero); err != nil {
 		return 0, fmt.Errorf("clear the counter of rule %d: %w", rule, err)
 	}
-	if err := c.maps.RuleSlot.Put(uint32(rule), slot); err != nil {
+	entry := bpfobj.SkepRuleSlot{Slot: slot, Since: uint64(c.now().UnixNano())}
+	if err := c.maps.RuleSlot.Put(uint32(rule), entry); err != nil {
 		return 0, err
 	}
 	c.slots[rule] = slot

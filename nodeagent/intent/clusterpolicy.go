@@ -38,7 +38,7 @@ type clusterPolicy struct {
 // API refuses those) changes nothing: its last good version stays in force.
 func (c *Cluster) SetClusterPolicy(obj *policyv1alpha2.ClusterNetworkPolicy) (bool, error) {
 	old := c.clusterPolicies[obj.Name]
-	if old != nil && old.uid == obj.UID && old.generation == obj.Generation && apiequality.Semantic.DeepEqual(old.spec, obj.Spec) {
+	if old != nil && old.source == sourceOf(obj, old.name) && apiequality.Semantic.DeepEqual(old.spec, obj.Spec) {
 		return false, nil
 	}
 	p, err := parseClusterPolicy(obj)
@@ -105,7 +105,7 @@ func (c *Cluster) clusterPoliciesFor(pr *profile, tier uint8) []*clusterPolicy {
 
 func parseClusterPolicy(obj *policyv1alpha2.ClusterNetworkPolicy) (*clusterPolicy, error) {
 	p := &clusterPolicy{
-		source:   source{uid: obj.UID, name: obj.Name, generation: obj.Generation},
+		source:   sourceOf(obj, obj.Name),
 		priority: obj.Spec.Priority, spec: obj.Spec,
 	}
 	switch obj.Spec.Tier {

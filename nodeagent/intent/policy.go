@@ -9,11 +9,13 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"skep.dev/skep/datapath"
+	"skep.dev/skep/enforcement"
 )
 
 // source is the object that rules come from.
@@ -22,6 +24,17 @@ type source struct {
 	// name is "namespace/name", or "name" of an object that has no namespace.
 	name       string
 	generation int64
+	// audit says that the object is in audit mode.
+	audit bool
+}
+
+// sourceOf is what attribution needs of an object. A mode that nobody knows enforces: admission refuses it, and what came past
+// admission must not switch a policy off.
+func sourceOf(obj metav1.Object, name string) source {
+	return source{
+		uid: obj.GetUID(), name: name, generation: obj.GetGeneration(),
+		audit: obj.GetAnnotations()[enforcement.Annotation] == string(enforcement.Audit),
+	}
 }
 
 // policy is a NetworkPolicy in parsed form.
@@ -55,7 +68,7 @@ type rule struct {
 // (the API refuses those) changes nothing: its last good version stays in force.
 func (c *Cluster) SetNetworkPolicy(obj *networkingv1.NetworkPolicy) (bool, error) {
 	old := c.policies[obj.Namespace][obj.Name]
-	if old != nil && old.uid == obj.UID && old.generation == obj.Generation && apiequality.Semantic.DeepEqual(old.spec, obj.Spec) {
+	if old != nil && old.source == sourceOf(obj, old.name) && apiequality.Semantic.DeepEqual(old.spec, obj.Spec) {
 		return false, nil
 	}
 	p, err := parsePolicy(obj)
@@ -121,7 +134,7 @@ func (c *Cluster) replaced(namespace string, before, after *policy) bool {
 
 func parsePolicy(obj *networkingv1.NetworkPolicy) (*policy, error) {
 	p := &policy{
-		source:    source{uid: obj.UID, name: obj.Namespace + "/" + obj.Name, generation: obj.Generation},
+		source:    sourceOf(obj, obj.Namespace+"/"+obj.Name),
 		namespace: obj.Namespace, spec: obj.Spec,
 	}
 	var err error

@@ -46,9 +46,13 @@ type RuleInfo struct {
 	Index int `json:"index"`
 	// Generation is that of the policy, 0 for a default deny.
 	Generation int64 `json:"generation,omitempty"`
+	// Audit says that the rule decides nothing: its policy, or one of those of a default, is in audit mode. What it would decide is
+	// counted.
+	Audit bool `json:"audit,omitempty"`
 }
 
-// DefaultDeny says that the number does not stand for a rule but for "isolated by these policies and allowed by none".
+// DefaultDeny says that the number does not stand for a rule but for "isolated by these policies and allowed by none", or, if none of them
+// is a NetworkPolicy, for "let through by these policies in audit mode and denied by none".
 func (i RuleInfo) DefaultDeny() bool { return i.Index < 0 }
 
 // PolicyRule is a rule of a policy that is there now, or a default deny that pods of this node have.
@@ -157,7 +161,7 @@ func (t *RuleTable) Current() []PolicyRule {
 }
 
 func (t *RuleTable) current(s source, dir datapath.Direction, index int, action datapath.Action) PolicyRule {
-	out := PolicyRule{RuleInfo: RuleInfo{Direction: dir, Policies: []string{s.name}, Index: index, Generation: s.generation}, Action: action}
+	out := PolicyRule{RuleInfo: RuleInfo{Direction: dir, Policies: []string{s.name}, Index: index, Generation: s.generation, Audit: s.audit}, Action: action}
 	if e := t.byKey[ruleKey(s, dir, index)]; e != nil {
 		out.ID = e.Info.ID
 	}
@@ -214,13 +218,17 @@ func (t *RuleTable) Flush() error {
 // ruleID numbers one rule of one version of a policy.
 func (t *RuleTable) ruleID(s source, dir datapath.Direction, index int) datapath.RuleID {
 	e := t.acquire(ruleKey(s, dir, index), func() RuleInfo {
-		return RuleInfo{Direction: dir, Policies: []string{s.name}, Index: index, Generation: s.generation}
+		return RuleInfo{Direction: dir, Policies: []string{s.name}, Index: index, Generation: s.generation, Audit: s.audit}
 	})
 	return e.Info.ID
 }
 
 func ruleKey(s source, dir datapath.Direction, index int) string {
-	return fmt.Sprintf("rule/%s/%d/%d/%d", s.uid, dir, index, s.generation)
+	mode := ""
+	if s.audit {
+		mode = "/audit" // a number of its own: what it counts means something else
+	}
+	return fmt.Sprintf("rule/%s/%d/%d/%d%s", s.uid, dir, index, s.generation, mode)
 }
 
 // retire gives up the numbers that the rules of a version of a policy used.
@@ -230,20 +238,31 @@ func (t *RuleTable) retire(rules []*rule) {
 	}
 }
 
-// acquireIsolation numbers the default deny of pods that exactly these policies isolate.
+// acquireIsolation numbers the default deny of pods that exactly these policies isolate. Those in audit mode may be among them.
 func (t *RuleTable) acquireIsolation(dir datapath.Direction, isolating []source) datapath.RuleID {
-	names := make([]string, len(isolating))
+	return t.acquireDefault("isolation", dir, isolating)
+}
+
+// acquireOpen numbers what policies in audit mode would let through because nothing behind them denies it.
+func (t *RuleTable) acquireOpen(dir datapath.Direction, passing []source) datapath.RuleID {
+	return t.acquireDefault("open", dir, passing)
+}
+
+func (t *RuleTable) acquireDefault(kind string, dir datapath.Direction, policies []source) datapath.RuleID {
+	names := make([]string, len(policies))
+	audit := false
 	h := sha256.New()
-	for i, p := range isolating {
+	for i, p := range policies {
 		names[i] = p.name
-		fmt.Fprintf(h, "%s\n", p.uid)
+		fmt.Fprintf(h, "%s %t\n", p.uid, p.audit)
+		audit = audit || p.audit
 	}
-	key := fmt.Sprintf("isolation/%d/%s", dir, hex.EncodeToString(h.Sum(nil)[:16]))
-	e := t.acquire(key, func() RuleInfo { return RuleInfo{Direction: dir, Policies: names, Index: -1} })
+	key := fmt.Sprintf("%s/%d/%s", kind, dir, hex.EncodeToString(h.Sum(nil)[:16]))
+	e := t.acquire(key, func() RuleInfo { return RuleInfo{Direction: dir, Policies: names, Index: -1, Audit: audit} })
 	return e.Info.ID
 }
 
-func (t *RuleTable) releaseIsolation(id datapath.RuleID) { t.release(id) }
+func (t *RuleTable) releaseDefault(id datapath.RuleID) { t.release(id) }
 
 func (t *RuleTable) acquire(key string, info func() RuleInfo) *ruleEntry {
 	t.mu.Lock()

@@ -118,7 +118,10 @@ func (c *Cluster) releaseSets(s *profileSets) {
 		c.releaseAtom(a)
 	}
 	for _, set := range s.sets {
-		c.rules.releaseIsolation(set.DefaultRule)
+		c.rules.releaseDefault(set.DefaultRule)
+		if set.Audit != nil {
+			c.rules.releaseDefault(set.Audit.Rule)
+		}
 	}
 }
 
@@ -156,51 +159,96 @@ type setBuilder struct {
 }
 
 // build puts the tiers one after the other. NetworkPolicy decides for good about the pods it isolates, so that those have no
-// baseline.
+// baseline. In each view that is another question: pods that only policies in audit mode isolate have their baseline enforced, and would
+// have none.
 func (b *setBuilder) build(dir datapath.Direction) datapath.PolicySet {
 	set := datapath.PolicySet{Direction: dir, Default: datapath.Allow}
-	b.addTier(&set, tierAdmin, b.admin)
-	var isolating []source
+	b.addTier(&set, tierAdmin, b.admin, datapath.BothViews)
+	var isolating, would []source
 	for _, p := range b.selecting {
 		side := p.sides[dir]
 		if side == nil {
 			continue
 		}
-		isolating = append(isolating, p.source)
-		b.addRules(&set, tierNetworkPolicy, p.source, side.rules)
+		would = append(would, p.source)
+		if !p.audit {
+			isolating = append(isolating, p.source)
+		}
+		b.addRules(&set, tierNetworkPolicy, p.source, side.rules, datapath.BothViews)
 	}
-	if len(isolating) > 0 {
+	switch {
+	case len(isolating) > 0:
 		set.Default = datapath.Deny
 		set.DefaultRule = b.c.rules.acquireIsolation(dir, isolating)
-	} else {
-		b.addTier(&set, tierBaseline, b.baseline)
+	case len(would) > 0:
+		b.addTier(&set, tierBaseline, b.baseline, datapath.EnforcedOnly)
+	default:
+		b.addTier(&set, tierBaseline, b.baseline, datapath.BothViews)
 	}
+	set.Audit = b.auditDefault(dir, len(isolating), would)
 	set.ID = setID(set)
 	return set
 }
 
-// addTier adds the rules of cluster policies. A tier that can deny starts with a denial of the pods whose namespace is not
-// known yet: nobody can say that its rules do not mean them.
-func (b *setBuilder) addTier(set *datapath.PolicySet, tier uint8, policies []*clusterPolicy) {
-	var denies bool
-	for _, p := range policies {
-		denies = denies || slices.ContainsFunc(p.sides[set.Direction], func(r *rule) bool { return r.action == datapath.Deny })
+// auditDefault is the default of the would-be view; nil when it is the enforced one. What would be let through by default has a number
+// too when a rule in audit mode may have led there, or nobody would count it.
+func (b *setBuilder) auditDefault(dir datapath.Direction, isolating int, would []source) *datapath.AuditDefault {
+	if len(would) > isolating {
+		return &datapath.AuditDefault{Action: datapath.Deny, Rule: b.c.rules.acquireIsolation(dir, would)}
 	}
-	if denies {
-		set.Rules = append(set.Rules, datapath.Rule{Tier: tier, Action: datapath.Deny, Peers: b.hold([]peer{strangers}, nil), AnyPort: true})
+	if isolating > 0 {
+		return nil
+	}
+	var passing []source
+	for _, p := range slices.Concat(b.admin, b.baseline) {
+		if p.audit && slices.ContainsFunc(p.sides[dir], func(r *rule) bool { return r.action == datapath.Pass }) {
+			passing = append(passing, p.source)
+		}
+	}
+	if len(passing) == 0 {
+		return nil
+	}
+	return &datapath.AuditDefault{Action: datapath.Allow, Rule: b.c.rules.acquireOpen(dir, passing)}
+}
+
+// addTier adds the rules of cluster policies, at most to a view. A tier that can deny starts with a denial of the pods whose namespace
+// is not known yet: nobody can say that its rules do not mean them.
+func (b *setBuilder) addTier(set *datapath.PolicySet, tier uint8, policies []*clusterPolicy, within datapath.View) {
+	denies := map[bool]bool{} // by whether the policy is in audit mode
+	for _, p := range policies {
+		if slices.ContainsFunc(p.sides[set.Direction], func(r *rule) bool { return r.action == datapath.Deny }) {
+			denies[p.audit] = true
+		}
+	}
+	if view, seen := viewOf(!denies[false], within); seen && len(denies) > 0 {
+		set.Rules = append(set.Rules, datapath.Rule{
+			Tier: tier, View: view, Action: datapath.Deny, Peers: b.hold([]peer{strangers}, nil), AnyPort: true,
+		})
 	}
 	for _, p := range policies {
-		b.addRules(set, tier, p.source, p.sides[set.Direction])
+		b.addRules(set, tier, p.source, p.sides[set.Direction], within)
 	}
 }
 
-func (b *setBuilder) addRules(set *datapath.PolicySet, tier uint8, from source, rules []*rule) {
+// viewOf is where the rules of a policy belong that is in audit mode or is not, in a tier that is within a view; false for nowhere.
+func viewOf(audit bool, within datapath.View) (datapath.View, bool) {
+	if !audit {
+		return within, true
+	}
+	return datapath.AuditOnly, within == datapath.BothViews
+}
+
+func (b *setBuilder) addRules(set *datapath.PolicySet, tier uint8, from source, rules []*rule, within datapath.View) {
+	view, seen := viewOf(from.audit, within)
+	if !seen {
+		return
+	}
 	for i, r := range rules {
 		if r.id == 0 {
 			r.id = b.c.rules.ruleID(from, set.Direction, i)
 		}
 		for _, entry := range b.expand(set.Direction, r) {
-			entry.Tier, entry.Action = tier, r.action
+			entry.Tier, entry.Action, entry.View = tier, r.action, view
 			set.Rules = append(set.Rules, entry)
 		}
 	}
@@ -303,9 +351,12 @@ func (pr *profile) renderAtoms() []datapath.AtomID {
 // setID is a digest of everything that distinguishes sets.
 func setID(s datapath.PolicySet) datapath.SetID {
 	h := sha256.New()
-	writeNumbers(h, uint32(s.Direction), uint32(s.Default), uint32(s.DefaultRule), uint32(len(s.Rules)))
+	writeNumbers(h, uint32(s.Direction), uint32(s.Default), uint32(s.DefaultRule), boolNumber(s.Audit != nil), uint32(len(s.Rules)))
+	if s.Audit != nil {
+		writeNumbers(h, uint32(s.Audit.Action), uint32(s.Audit.Rule))
+	}
 	for _, r := range s.Rules {
-		writeNumbers(h, uint32(r.ID), uint32(r.Tier), uint32(r.Action), boolNumber(r.AnyPeer), boolNumber(r.AnyPort), uint32(len(r.Peers)), uint32(len(r.Ports)))
+		writeNumbers(h, uint32(r.ID), uint32(r.Tier), uint32(r.Action), uint32(r.View), boolNumber(r.AnyPeer), boolNumber(r.AnyPort), uint32(len(r.Peers)), uint32(len(r.Ports)))
 		for _, p := range r.Ports {
 			writeNumbers(h, uint32(p.Protocol), uint32(p.First), uint32(p.Last))
 		}

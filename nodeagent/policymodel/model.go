@@ -93,13 +93,36 @@ type RuleRef struct {
 	Index  int
 }
 
-// Judge decides a connection.
+// Judge decides a connection. Policies in audit mode have no part in it.
 func Judge(w World, c Conn) Verdict {
+	return Would(enforced(w), c)
+}
+
+// Would decides a connection as if the policies in audit mode were enforced too.
+func Would(w World, c Conn) Verdict {
 	var v Verdict
 	v.Egress = judgeEgress(w, c)
 	v.Ingress = judgeIngress(w, c)
 	v.Allowed = v.Egress.Allowed && v.Ingress.Allowed
 	return v
+}
+
+// enforced leaves out the policies in audit mode: those whose annotation skep.dev/enforcement says "audit", and nothing else.
+func enforced(w World) World {
+	var policies []networkingv1.NetworkPolicy
+	for _, p := range w.Policies {
+		if p.Annotations["skep.dev/enforcement"] != "audit" {
+			policies = append(policies, p)
+		}
+	}
+	var cluster []policyv1alpha2.ClusterNetworkPolicy
+	for _, p := range w.ClusterPolicies {
+		if p.Annotations["skep.dev/enforcement"] != "audit" {
+			cluster = append(cluster, p)
+		}
+	}
+	w.Policies, w.ClusterPolicies = policies, cluster
+	return w
 }
 
 func judgeEgress(w World, c Conn) Side {

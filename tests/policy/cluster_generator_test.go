@@ -23,16 +23,17 @@ func (g *generator) fillCluster() {
 		g.b.setNode(node)
 		g.addrs = append(g.addrs, node.IPs...)
 	}
-	if g.chance(30) {
+	if g.chance(20) {
 		return
 	}
-	for i := range 1 + g.IntN(6) {
+	for i := range 1 + g.IntN(8) {
 		g.b.setClusterPolicy(g.clusterPolicy(fmt.Sprint("cluster-", i), 1))
 	}
 }
 
 func (g *generator) clusterPolicy(name string, generation int64) policyv1alpha2.ClusterNetworkPolicy {
 	p := policyv1alpha2.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name), Generation: generation}}
+	p.Annotations = g.mode()
 	p.Spec.Tier = pick(g, []policyv1alpha2.Tier{policyv1alpha2.AdminTier, policyv1alpha2.BaselineTier})
 	p.Spec.Priority = int32(g.IntN(4) * 250)
 	p.Spec.Subject.Namespaces, p.Spec.Subject.Pods = g.clusterPods()

@@ -30,12 +30,16 @@ type generator struct {
 	addrs []netip.Addr
 	// fresh is the next port number that nothing has used before.
 	fresh int
+	// audits is how many policies of a hundred are in audit mode: it differs between worlds, or either answer would be dull everywhere.
+	audits int
 	// watched is the newest pod, which gets a share of the packets.
 	watched policymodel.Pod
 }
 
 func newGenerator(rnd *rand.Rand, b *bench) *generator {
-	return &generator{Rand: rnd, b: b, fresh: 20000}
+	g := &generator{Rand: rnd, b: b, fresh: 20000}
+	g.audits = pick(g, []int{0, 30, 60})
+	return g
 }
 
 var (
@@ -64,7 +68,7 @@ func (g *generator) fill() {
 	for range 3 + g.IntN(8) {
 		g.b.setPod(g.pod())
 	}
-	for range g.IntN(9) {
+	for range g.IntN(14) {
 		g.b.setPolicy(g.policy())
 	}
 	g.fillCluster()
@@ -138,6 +142,17 @@ func (g *generator) podIPs(mayClaim bool) []netip.Addr {
 	return ips
 }
 
+// mode is the annotation of a policy: none, audit mode, or something that means neither.
+func (g *generator) mode() map[string]string {
+	switch {
+	case g.chance(g.audits):
+		return map[string]string{"skep.dev/enforcement": "audit"}
+	case g.chance(5):
+		return map[string]string{"skep.dev/enforcement": pick(g, []string{"enforce", "Audit", ""})}
+	}
+	return nil
+}
+
 func (g *generator) policy() networkingv1.NetworkPolicy {
 	g.policies++
 	return g.policyNamed(g.namespace(), fmt.Sprint("policy-", g.policies), 1)
@@ -145,6 +160,7 @@ func (g *generator) policy() networkingv1.NetworkPolicy {
 
 func (g *generator) policyNamed(namespace, name string, generation int64) networkingv1.NetworkPolicy {
 	p := networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + namespace + name), Generation: generation}}
+	p.Annotations = g.mode()
 	if g.chance(65) {
 		p.Spec.PodSelector = g.selector()
 	}

@@ -82,7 +82,7 @@ func withNotIn(labels map[string]string) map[string]string {
 }
 
 // compare returns in what the model and the oracle differ. The oracle knows neither processes of the node nor a pod that
-// talks to itself, and takes one port name at a time.
+// talks to itself, nor audit mode, and takes one port name at a time.
 func (o *oracle) compare(c policymodel.Conn) string {
 	if c.FromOwnNode || c.Src == c.Dst {
 		return ""
@@ -96,7 +96,7 @@ func (o *oracle) compare(c policymodel.Conn) string {
 		egress = egress || answer.Egress.IsAllowed()
 		ingress = ingress || answer.Ingress.IsAllowed()
 	}
-	want := policymodel.Judge(o.world, c)
+	want := policymodel.Would(o.world, c)
 	if want.Egress.Allowed != egress || want.Ingress.Allowed != ingress {
 		return fmt.Sprintf("%+v: the model says %+v, the oracle egress %v and ingress %v", c, want, egress, ingress)
 	}

@@ -69,6 +69,13 @@ func TestRandomWorlds(t *testing.T) {
 				t.Fatalf("world %d, packet %d: %s\n%s", worlds, cases, difference, describe(b.world))
 			}
 			kinds[kind(p, want)]++
+			for _, dir := range b.differing(p, want) {
+				if allowed := []bool{want.Ingress.Allowed, want.Egress.Allowed}[dir]; allowed {
+					kinds["would be denied"]++
+				} else {
+					kinds["would be allowed"]++
+				}
+			}
 			cases++
 		}
 		b.close()
@@ -78,7 +85,7 @@ func TestRandomWorlds(t *testing.T) {
 	if cases >= 100_000 && worlds < 2000 {
 		t.Errorf("%d worlds, want 2,000 at least", worlds)
 	}
-	for _, k := range []string{"open", "egress rule", "ingress rule", "both rules", "denied egress", "denied ingress", "denied by a cluster policy", "accepted by a cluster policy"} {
+	for _, k := range []string{"open", "egress rule", "ingress rule", "both rules", "denied egress", "denied ingress", "denied by a cluster policy", "accepted by a cluster policy", "would be denied", "would be allowed"} {
 		if cases >= 10_000 && kinds[k]*20 < cases {
 			t.Errorf("%d of %d cases are %q, want 5 %% at least", kinds[k], cases, k)
 		}

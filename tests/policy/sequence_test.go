@@ -93,7 +93,8 @@ func (tr *tracker) step(p probe) string {
 	if begun.fromNode {
 		return ""
 	}
-	return tr.compareRule(begun, "egress", want.Egress, entry.Sides[datapath.Egress].Rule) + tr.compareRule(begun, "ingress", want.Ingress, entry.Sides[datapath.Ingress].Rule)
+	return tr.compareRule(begun, "egress", want.Egress, entry.Sides[datapath.Egress].Rule) +
+		tr.compareRule(begun, "ingress", want.Ingress, entry.Sides[datapath.Ingress].Rule) + tr.compareWould(begun, want, entry)
 }
 
 // removePod deletes a pod with its flows, if this node knew it.
@@ -206,6 +207,12 @@ func (g *generator) changePolicy(tr *tracker) string {
 		if g.chance(40) {
 			tr.forgetPolicy(old.Namespace, old.Name)
 			return "policy deleted: " + old.Namespace + "/" + old.Name
+		}
+		if g.chance(30) {
+			// Only the mode changes: that is no new generation.
+			old.Annotations = g.mode()
+			tr.setPolicy(old)
+			return fmt.Sprintf("policy %s/%s has %v", old.Namespace, old.Name, old.Annotations)
 		}
 		tr.setPolicy(g.policyNamed(old.Namespace, old.Name, old.Generation+1))
 		return "policy changed: " + old.Namespace + "/" + old.Name

@@ -18,6 +18,7 @@ import (
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
 	"skep.dev/skep/datapath/bpfobj"
+	"skep.dev/skep/datapath/event"
 	"skep.dev/skep/datapath/progtest"
 	"skep.dev/skep/nodeagent/intent"
 	"skep.dev/skep/nodeagent/policymodel"
@@ -35,6 +36,7 @@ type bench struct {
 	world   policymodel.World
 	// endpoints are the pods that the programs know.
 	endpoints map[string]bool
+	events    *event.Reader
 }
 
 func newBench(t testing.TB, h *progtest.Harness) *bench {
@@ -43,7 +45,14 @@ func newBench(t testing.TB, h *progtest.Harness) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{t: t, h: h, rules: rules, cluster: intent.NewCluster(thisNode, rules), endpoints: map[string]bool{}}
+	b := &bench{t: t, h: h, rules: rules, cluster: intent.NewCluster(thisNode, rules), endpoints: map[string]bool{}}
+	if h == nil {
+		return b // the maps are somebody else's
+	}
+	if b.events, err = event.NewReader(h.Maps); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func (b *bench) setNamespace(ns policymodel.Namespace) {
@@ -124,6 +133,10 @@ func (b *bench) load() {
 
 // close forgets the pods, so that the harness can be used for the next world.
 func (b *bench) close() {
+	b.told()
+	if err := b.events.Close(); err != nil {
+		b.t.Fatal(err)
+	}
 	for uid := range b.endpoints {
 		if err := b.h.RemoveEndpoint(datapath.EndpointID(uid)); err != nil {
 			b.t.Fatal(err)
@@ -163,7 +176,10 @@ func (b *bench) localPod(addr netip.Addr) *policymodel.Pod {
 
 // expected reduces the model's verdict to the checks that this node owes.
 func (b *bench) expected(p probe) policymodel.Verdict {
-	v := policymodel.Judge(b.world, p.conn())
+	return b.owed(p, policymodel.Judge(b.world, p.conn()))
+}
+
+func (b *bench) owed(p probe, v policymodel.Verdict) policymodel.Verdict {
 	if b.localPod(p.Src) == nil {
 		v.Egress = policymodel.Side{Allowed: true}
 	}
@@ -212,6 +228,9 @@ func (b *bench) compare(p probe) (policymodel.Verdict, string) {
 			b.t.Fatal(err)
 		}
 	}
+	if difference := b.compareAudit(p, want); difference != "" {
+		return want, difference
+	}
 	if got.Allowed() != want.Allowed {
 		return want, fmt.Sprintf("%v: the model says %v, the program %v (%v, rule %+v)", p, want, got.Allowed(), got.Reason, b.rule(got.Rule))
 	}
@@ -224,7 +243,8 @@ func (b *bench) compare(p probe) (policymodel.Verdict, string) {
 	if !entered {
 		return want, fmt.Sprintf("%v: allowed without an entry", p)
 	}
-	return want, b.compareRule(p, "egress", want.Egress, entry.Sides[datapath.Egress].Rule) + b.compareRule(p, "ingress", want.Ingress, entry.Sides[datapath.Ingress].Rule)
+	return want, b.compareRule(p, "egress", want.Egress, entry.Sides[datapath.Egress].Rule) +
+		b.compareRule(p, "ingress", want.Ingress, entry.Sides[datapath.Ingress].Rule) + b.compareWould(p, want, entry)
 }
 
 // compareDenial checks that the drop names the right direction and exactly the policies that isolate. Egress is judged first.
