@@ -23,6 +23,16 @@ type Prefix struct {
 	Bits int
 }
 
+// Cut is the prefix of that length around p.
+func (p Prefix) Cut(bits int) Prefix {
+	out := Prefix{Bits: bits}
+	copy(out.Addr[:], p.Addr[:bits/8])
+	if rest := bits % 8; rest > 0 {
+		out.Addr[bits/8] = p.Addr[bits/8] &^ (0xff >> rest)
+	}
+	return out
+}
+
 // Classes says to which class every address belongs.
 type Classes struct {
 	// Addresses are pods, found by exact match.

@@ -20,6 +20,10 @@ type inheritance struct {
 	sets  map[uint32]bpfobj.SkepSet
 	peers []bpfobj.SkepPeerKey
 	runs  []run
+	// unfinished are numbers of sets that are not visible but have rows: the process died while it wrote or removed them.
+	unfinished map[uint32]bool
+	// passing are the rows of passages.
+	passing []bpfobj.SkepPeerKey
 }
 
 func adoptPolicy(n *Node) (*policy, error) {
@@ -37,11 +41,14 @@ func adoptPolicy(n *Node) (*policy, error) {
 	if err := errors.Join(err1, err2, err3, err4, p.adoptClasses()); err != nil {
 		return nil, err
 	}
-	h := &inheritance{sets: sets}
+	h := &inheritance{sets: sets, unfinished: map[uint32]bool{}}
 	used := map[run]bool{}
 	for key, row := range peers {
 		h.peers = append(h.peers, key)
 		used[runOf(row)] = true
+		if _, visible := sets[key.Set]; !visible {
+			h.unfinished[key.Set] = true
+		}
 	}
 	for _, row := range rows {
 		used[runOf(row)] = true
@@ -60,6 +67,9 @@ func adoptPolicy(n *Node) (*policy, error) {
 			portSpace = append(portSpace, run{set.FirstPort, set.Ports})
 			nodeSpace = append(nodeSpace, nodesOf(set))
 		}
+	}
+	for number := range h.unfinished {
+		numbers = append(numbers, run{number, 1})
 	}
 	p.rows = &rowStore{
 		table: n.maps.Block, rows: map[string]*storedRow{},
@@ -114,6 +124,42 @@ func rowsOf(n *Node, sets map[uint32]bpfobj.SkepSet) ([]bpfobj.SkepRow, error) {
 	return rows, nil
 }
 
+// openPassages gives the passages of the first policy their rows in the inherited sets. The classes that this process makes are unknown
+// to those, but nobody is in them before the endpoints have moved over.
+func (h *inheritance) openPassages(p *policy, passages map[passage]uint32) error {
+	for number, set := range h.sets {
+		for way, class := range passages {
+			row, ok, err := p.node.maps.Peer.Get(bpfobj.SkepPeerKey{Set: number, Class: way.from})
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue // as without a class
+			}
+			key := bpfobj.SkepPeerKey{Set: number, Class: class}
+			if err := p.node.maps.Peer.Put(key, row); err != nil {
+				return err
+			}
+			h.passing = append(h.passing, key)
+		}
+		set.CompleteClass = p.node.state.NextClass
+		if err := p.node.maps.Set.Put(number, set); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closePassages removes the rows of passages that nobody has entered.
+func (h *inheritance) closePassages(p *policy) error {
+	var errs []error
+	for _, key := range h.passing {
+		errs = append(errs, p.node.maps.Peer.Remove(key))
+	}
+	h.passing = nil
+	return errors.Join(errs...)
+}
+
 func (h *inheritance) remove(p *policy) error {
 	var errs []error
 	for number, set := range h.sets {
@@ -125,6 +171,10 @@ func (h *inheritance) remove(p *policy) error {
 	}
 	for _, key := range h.peers {
 		errs = append(errs, p.node.maps.Peer.Remove(key))
+	}
+	errs = append(errs, h.closePassages(p))
+	for number := range h.unfinished {
+		p.numbers.rest(run{number, 1})
 	}
 	for _, r := range h.runs {
 		p.rows.blocks.rest(r)

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
-	"skep.dev/skep/datapath/bpfobj"
 	"skep.dev/skep/datapath/compile"
 )
 
@@ -32,6 +32,8 @@ type policy struct {
 	prefixes  map[compile.Prefix]uint32
 	sets      map[datapath.SetID]*liveSet
 	endpoints map[datapath.EndpointID]datapath.EndpointPolicy
+	// passing are the numbers of passages whose rows may still be there.
+	passing []uint32
 	// inherited is what an earlier process left: in force until the first policy of this one, deleted after it.
 	inherited *inheritance
 }
@@ -42,14 +44,19 @@ type change struct {
 	wanted     *compile.Classes
 	newSets    []*liveSet
 	newClasses []compile.ClassKey
+	// final is where addresses go; between is where they pass through, nil when they need not.
+	final    placement
+	between  *placement
+	passages map[passage]uint32
 }
 
 /*
 apply makes before it breaks:
 
 	rows of new classes into every live set, new sets complete   nobody refers to them yet
-	addresses to their classes                                   both old and new sets know these
+	addresses to their passages, if sets change                  in old sets what they were, in new ones what they will be
 	endpoints to their sets, one write each
+	addresses to their classes                                   in the sets of now the same as the passages
 	generation                                                   known flows are judged again
 	what nobody refers to is deleted
 
@@ -150,15 +157,19 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 			c.newClasses = append(c.newClasses, class)
 		}
 	}
+	p.planPassages(c)
 	if err := p.node.saveState(); err != nil {
 		return err
 	}
-	if len(c.newClasses) > 0 {
+	if len(c.newClasses) > 0 || len(c.passages) > 0 {
 		for _, set := range p.sets {
 			if err := p.addClasses(set, c.newClasses, c.wanted.Atoms); err != nil {
 				return err
 			}
 		}
+	}
+	if err := p.openPassages(c); err != nil {
+		return err
 	}
 	var all []compile.ClassKey
 	for class := range c.wanted.Atoms {
@@ -171,6 +182,11 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 		}
 		if err == nil {
 			err = p.addClasses(set, all, c.wanted.Atoms)
+		}
+		for way, number := range c.passages {
+			if err == nil {
+				err = p.copyPeer(set, way.to, number)
+			}
 		}
 		if err != nil {
 			return err
@@ -191,6 +207,10 @@ func (p *policy) undo(c *change) error {
 		}
 		delete(p.classes, class)
 	}
+	errs = append(errs, p.closePassages(slices.Collect(maps.Values(c.passages))))
+	if p.inherited != nil {
+		errs = append(errs, p.inherited.closePassages(p))
+	}
 	return errors.Join(errs...)
 }
 
@@ -207,15 +227,21 @@ func (p *policy) flip(c *change) error {
 	if err := p.node.saveState(); err != nil {
 		return err
 	}
-	if err := p.flipAddresses(c.wanted); err != nil {
-		return err
+	if c.between != nil {
+		p.passing = slices.AppendSeq(p.passing, maps.Values(c.passages))
+		if err := p.place(*c.between); err != nil {
+			return err
+		}
 	}
 	p.endpoints = c.state.Endpoints
-	var errs []error
-	for _, ep := range p.node.endpoints {
-		errs = append(errs, p.node.writeEndpoint(ep))
+	if err := p.writeEndpoints(); err != nil {
+		return err
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := p.place(c.final); err != nil {
+		return err
+	}
+	// Each of them holds the classes of its own addresses too.
+	if err := p.writeEndpoints(); err != nil {
 		return err
 	}
 	state.Flips++
@@ -232,58 +258,12 @@ func (p *policy) exactClasses(wanted *compile.Classes) map[netip.Addr]compile.Cl
 	return out
 }
 
-func (p *policy) flipAddresses(wanted *compile.Classes) error {
-	addresses := p.exactClasses(wanted)
-	for addr, key := range addresses {
-		class := p.classes[key]
-		if before, ok := p.addresses[addr]; ok && before == class {
-			continue
-		}
-		if err := p.node.setClass(addr, &class); err != nil {
-			return err
-		}
+func (p *policy) writeEndpoints() error {
+	var errs []error
+	for _, ep := range p.node.endpoints {
+		errs = append(errs, p.node.writeEndpoint(ep))
 	}
-	for prefix, key := range wanted.Prefixes {
-		class := p.classes[key]
-		if before, ok := p.prefixes[prefix]; ok && before == class {
-			continue
-		}
-		if err := p.node.maps.CIDR.Put(bpfmap.CIDRKey(prefix), class); err != nil {
-			return err
-		}
-		p.prefixes[prefix] = class
-	}
-	if len(p.prefixes) > 0 {
-		p.node.state.Flags |= uint32(bpfobj.SkepStateFlagSTATE_HAS_CIDR)
-	}
-	if err := p.node.saveState(); err != nil {
-		return err
-	}
-	for addr := range p.addresses {
-		if _, keep := addresses[addr]; keep {
-			continue
-		}
-		if err := p.node.setClass(addr, nil); err != nil {
-			return err
-		}
-	}
-	return p.dropPrefixes(wanted)
-}
-
-func (p *policy) dropPrefixes(wanted *compile.Classes) error {
-	for prefix := range p.prefixes {
-		if _, keep := wanted.Prefixes[prefix]; keep {
-			continue
-		}
-		if err := p.node.maps.CIDR.Remove(bpfmap.CIDRKey(prefix)); err != nil {
-			return err
-		}
-		delete(p.prefixes, prefix)
-	}
-	if len(p.prefixes) == 0 {
-		p.node.state.Flags &^= uint32(bpfobj.SkepStateFlagSTATE_HAS_CIDR)
-	}
-	return p.node.saveState()
+	return errors.Join(errs...)
 }
 
 // collect deletes sets and classes that are no longer in use.
@@ -305,7 +285,8 @@ func (p *policy) collect(c *change) error {
 		}
 		delete(p.classes, class)
 	}
-	errs = append(errs, p.counters.keep(c.state))
+	errs = append(errs, p.closePassages(p.passing), p.counters.keep(c.state))
+	p.passing = nil
 	if p.inherited != nil {
 		errs = append(errs, p.inherited.remove(p))
 		p.inherited = nil
