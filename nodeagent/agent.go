@@ -21,6 +21,7 @@ import (
 	"skep.dev/skep/nodeagent/cgroup"
 	"skep.dev/skep/nodeagent/checkpoint"
 	"skep.dev/skep/nodeagent/image"
+	"skep.dev/skep/nodeagent/ledger"
 	"skep.dev/skep/nodeagent/podlog"
 	"skep.dev/skep/nodeagent/podnet"
 	"skep.dev/skep/nodeagent/runtime"
@@ -65,6 +66,7 @@ type agent struct {
 	objects    *source.Objects
 	net        network
 	policy     policy
+	ledger     *ledger.Ledger
 	cgroups    *cgroup.Tree
 	saved      *checkpoint.Store
 	status     *status.Writer

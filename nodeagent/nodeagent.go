@@ -37,6 +37,7 @@ import (
 	"skep.dev/skep/nodeagent/checkpoint"
 	"skep.dev/skep/nodeagent/image"
 	"skep.dev/skep/nodeagent/intent"
+	"skep.dev/skep/nodeagent/ledger"
 	"skep.dev/skep/nodeagent/podlog"
 	"skep.dev/skep/nodeagent/podnet"
 	"skep.dev/skep/nodeagent/runtime"
@@ -175,10 +176,12 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	a.awaitAPI(ctx)
 	all := informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(trim))
 	a.services = all.Core().V1().Services().Lister()
+	a.ledger = ledger.New()
+	a.parts = append(a.parts, a.ledger)
 	translator := intent.New(intent.Config{
 		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp,
 		ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), ListClusterPolicies: a.clusterPolicies.list,
-		Rules: a.cfg.Rules, Logger: a.cfg.Logger,
+		Rules: a.cfg.Rules, Ledger: a.ledger, Logger: a.cfg.Logger,
 	})
 	a.policy = translator
 	all.Start(ctx.Done())
@@ -186,6 +189,7 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.clusterPolicies.RunWithContext(ctx); return nil })
 	group.Go(func() error { return translator.Run(ctx) })
+	group.Go(func() error { newPolicyEvents(a.ledger, a.recorder).run(ctx, a.look); return nil })
 	group.Go(func() error { a.logs.Supervise(ctx); return nil })
 	group.Go(func() error { return a.serveKubelet(ctx) })
 	group.Go(func() error { return a.keepNode(ctx, dp) })

@@ -8,10 +8,12 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/skep/datapath"
 )
 
 // ErrFull is returned when an entry does not fit into its map. What is in the map stays as it was.
-var ErrFull = errors.New("map is full")
+var ErrFull = datapath.ErrFull
 
 // Table is one hash, array or prefix map with keys K and values V. It adds nothing to the map but types and errors that name it.
 type Table[K comparable, V any] struct {

@@ -40,7 +40,10 @@ type Cluster struct {
 	// clusterPolicies are the policies without a namespace, by name.
 	clusterPolicies map[string]*clusterPolicy
 	nodePeers       map[string]nodePeer
-	atoms           map[datapath.AtomID]*atom
+	// withheld are policies that should be in force and never were; unfit are the profiles with too many rules.
+	withheld map[string]withheld
+	unfit    map[*profile]*unfit
+	atoms    map[datapath.AtomID]*atom
 	// numbers counts for each port name the profiles that give it a number.
 	numbers map[namedPort]map[uint16]int
 
@@ -112,6 +115,8 @@ func NewCluster(node string, rules *RuleTable) *Cluster {
 
 		clusterPolicies: map[string]*clusterPolicy{},
 		nodePeers:       map[string]nodePeer{},
+		withheld:        map[string]withheld{},
+		unfit:           map[*profile]*unfit{},
 
 		atoms:          map[datapath.AtomID]*atom{},
 		numbers:        map[namedPort]map[uint16]int{},

@@ -190,6 +190,7 @@ func (t *Translator) waitFor(ctx context.Context, namespace string, list listing
 
 // publish makes known that all policies taken in so far are in force. It belongs to the goroutine of Run.
 func (t *Translator) publish() {
+	t.inForceNow(time.Now())
 	if len(t.unpublished) == 0 {
 		return
 	}

@@ -3,6 +3,8 @@
 package intent
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -28,9 +30,9 @@ func (t *Translator) apply(ch change) {
 			t.note(&t.pending.policy, t.cluster.SetNamespace(o.Name, o.Labels))
 		}
 	case *networkingv1.NetworkPolicy:
-		t.applyPolicy(o, gone)
+		t.applyPolicy(o, ch.at, gone)
 	case *policyv1alpha2.ClusterNetworkPolicy:
-		t.applyClusterPolicy(o, gone)
+		t.applyPolicy(o, ch.at, gone)
 	case *corev1.Service:
 		if gone {
 			t.note(&t.pending.services, t.cluster.DeleteService(o.Namespace, o.Name))
@@ -61,17 +63,14 @@ func (t *Translator) applyPod(ch change, pod *corev1.Pod) {
 	}
 }
 
-func (t *Translator) applyPolicy(np *networkingv1.NetworkPolicy, gone bool) {
-	t.take(np, gone)
+// applyPolicy takes in a policy of either kind.
+func (t *Translator) applyPolicy(policy metav1.Object, at time.Time, gone bool) {
+	t.take(policy, gone)
 	if gone {
-		t.note(&t.pending.policy, t.cluster.DeleteNetworkPolicy(np.Namespace, np.Name))
-		return
+		t.withdraw(policy)
+	} else {
+		t.propose(policy, at)
 	}
-	changed, err := t.cluster.SetNetworkPolicy(np)
-	if err != nil {
-		t.log.Error("a network policy cannot be translated, its last good version stays in force", "err", err)
-	}
-	t.note(&t.pending.policy, changed)
 }
 
 // take notes the version of a policy of either kind. One of the cluster has no namespace, which is ofCluster.
@@ -82,19 +81,6 @@ func (t *Translator) take(policy metav1.Object, gone bool) {
 	}
 	t.taken.set(policy.GetNamespace(), policy.GetName(), version)
 	t.unpublished[policy.GetNamespace()] = true
-}
-
-func (t *Translator) applyClusterPolicy(cnp *policyv1alpha2.ClusterNetworkPolicy, gone bool) {
-	t.take(cnp, gone)
-	if gone {
-		t.note(&t.pending.policy, t.cluster.DeleteClusterPolicy(cnp.Name))
-		return
-	}
-	changed, err := t.cluster.SetClusterPolicy(cnp)
-	if err != nil {
-		t.log.Error("a cluster network policy cannot be translated, its last good version stays in force", "err", err)
-	}
-	t.note(&t.pending.policy, changed)
 }
 
 // applySlice minds that a slice may move to another Service.
@@ -114,8 +100,8 @@ func (t *Translator) note(flag *bool, changed bool) { *flag = *flag || changed }
 func (t *Translator) register() {
 	core := t.cfg.Informers.Core().V1()
 	handlers := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { t.enqueue(change{after: obj}) },
-		UpdateFunc: func(before, after any) { t.enqueue(change{before: before, after: after}) },
+		AddFunc:    func(obj any) { t.enqueue(change{after: obj, at: time.Now()}) },
+		UpdateFunc: func(before, after any) { t.enqueue(change{before: before, after: after, at: time.Now()}) },
 		DeleteFunc: func(obj any) {
 			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = gone.Obj

@@ -23,6 +23,8 @@ type profileSets struct {
 	// named are the port names whose meaning depends on the peers.
 	named map[namedPort]bool
 	stale bool
+	// unfit says why they cannot be used; nil when they can.
+	unfit *unfit
 }
 
 // Policy renders the whole policy of this node. The result is never changed afterwards, and shares what did not change
@@ -35,7 +37,7 @@ func (c *Cluster) Policy() *datapath.PolicyState {
 	}
 	c.buildStale()
 	for _, p := range c.pods {
-		if !p.local || p.profile == nil {
+		if !p.local || p.profile == nil || c.severed(p.profile) {
 			continue
 		}
 		s := &p.profile.sets.sets
@@ -61,6 +63,9 @@ func (c *Cluster) EnforcedWith() map[datapath.EndpointID]bool {
 		if !p.local || (p.profile != nil && p.profile.nsLabels == nil) {
 			continue // what selects namespaces may yet select the pod
 		}
+		if p.profile != nil && c.lacks(p.profile) {
+			continue // what should judge it does not
+		}
 		out[datapath.EndpointID(p.uid)] = p.hostNetwork || len(p.addrs) > 0
 	}
 	return out
@@ -84,9 +89,7 @@ func (c *Cluster) buildStale() {
 		if pr.local == 0 || (pr.sets != nil && !pr.sets.stale) {
 			continue
 		}
-		old := pr.sets
-		pr.sets = c.buildSets(pr)
-		c.releaseSets(old)
+		c.renew(pr)
 	}
 }
 
@@ -108,6 +111,7 @@ func (c *Cluster) staleByName(np namedPort) {
 func (c *Cluster) dropSets(pr *profile) {
 	c.releaseSets(pr.sets)
 	pr.sets = nil
+	delete(c.unfit, pr)
 }
 
 func (c *Cluster) releaseSets(s *profileSets) {
@@ -133,6 +137,7 @@ func (c *Cluster) buildSets(pr *profile) *profileSets {
 	for _, dir := range []datapath.Direction{datapath.Ingress, datapath.Egress} {
 		b.out.sets[dir] = b.build(dir)
 	}
+	b.measure()
 	return b.out
 }
 

@@ -17,6 +17,7 @@ import (
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/datapath"
+	"skep.dev/skep/nodeagent/ledger"
 )
 
 // minInterval is the least time between two hand-overs. The first change after a pause goes out at once.
@@ -45,7 +46,9 @@ type Config struct {
 	Datapath            datapath.Datapath
 	// Rules hands out the numbers of rules. Default: a table without a journal, whose numbers start again with every run, so that
 	// conntrack entries from before a restart are attributed wrongly.
-	Rules  *RuleTable
+	Rules *RuleTable
+	// Ledger is told what becomes of each policy. Default: one that nobody reads.
+	Ledger *ledger.Ledger
 	Logger *slog.Logger
 }
 
@@ -63,6 +66,7 @@ type Translator struct {
 	// taken are the versions of policies that cluster has; unpublished names the namespaces where inForceVersions may differ.
 	taken       versions
 	unpublished map[string]bool
+	trials      *trials
 
 	synced  []cache.DoneChecker
 	refused error
@@ -80,8 +84,11 @@ type Translator struct {
 	current         map[string]string
 }
 
-// change is one event of an informer. After is nil for a deletion.
-type change struct{ before, after any }
+// change is one event of an informer, and when it came. After is nil for a deletion.
+type change struct {
+	before, after any
+	at            time.Time
+}
 
 // stale says what has to be handed over.
 type stale struct{ nodes, policy, services bool }
@@ -104,6 +111,10 @@ func New(cfg Config) *Translator {
 
 		unpublished: map[string]bool{}, inForceVersions: versions{},
 	}
+	if t.cfg.Ledger == nil {
+		t.cfg.Ledger = ledger.New()
+	}
+	t.trials = newTrials()
 	if t.rules = cfg.Rules; t.rules == nil {
 		t.rules, _ = NewRuleTable("") // cannot fail without a path
 	}
@@ -128,8 +139,10 @@ func (t *Translator) Run(ctx context.Context) error {
 	}
 	t.log.Info("caches are synced")
 	var last time.Time
+	t.trials.began = time.Now()
 	for {
 		t.drain()
+		t.tryAgain(time.Now())
 		if t.pending.any() {
 			if wait := time.Until(last.Add(minInterval)); wait > 0 {
 				if !sleep(ctx, wait) {
@@ -180,8 +193,12 @@ func (t *Translator) WaitEnforced(ctx context.Context, uid string) error {
 // await blocks until there is something to do, and reports false when ctx has ended.
 func (t *Translator) await(ctx context.Context) bool {
 	var retry <-chan time.Time
+	wait, again := t.trials.next(time.Now())
 	if t.pending.any() {
-		timer := time.NewTimer(t.backoff)
+		wait, again = t.backoff, true
+	}
+	if again {
+		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		retry = timer.C
 	}
@@ -216,7 +233,7 @@ func (t *Translator) handOver(ctx context.Context) {
 		errs = append(errs, err)
 	}
 	if t.pending.policy {
-		err := t.handOverPolicy(ctx)
+		err := t.settlePolicy(ctx)
 		t.pending.policy = err != nil
 		errs = append(errs, err)
 	}

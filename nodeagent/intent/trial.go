@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/enforcement"
+	"skep.dev/skep/nodeagent/ledger"
+)
+
+// The datapath takes the whole policy of a node or refuses it, and one policy that does not fit must not stop all others. So when it
+// refuses, the policies that have changed since it last took something go back to the versions that it took. If it takes those, the
+// changes are to blame, and are tried again in halves until those are left that do not fit. They stay at their last good version, and
+// are tried again from time to time. If it takes not even those, nobody is to blame, and all wait together.
+
+// Pauses between the tries of a policy that does not fit, which double from the first to the last.
+const (
+	firstTrial = time.Second
+	lastTrial  = 30 * time.Second
+)
+
+// trial is a policy with its way into the datapath.
+type trial struct {
+	// newest is what the API has, good what is in force; nil when nothing is.
+	newest, good metav1.Object
+	// tries counts refusals of newest. Before retry it is not tried again; zero is never.
+	tries int
+	retry time.Time
+}
+
+type trials struct {
+	policies map[ledger.ID]*trial
+	// fresh are those that the cluster has in their newest version, which is not known to be in force; held are those that it has
+	// in their good one, as the newest was refused.
+	fresh, held map[ledger.ID]bool
+	// began is when the caches were synced: since when versions were there before, nobody knows.
+	began time.Time
+	// taken says that the datapath has taken a policy of this run. Until then it goes by that of the run before, which is
+	// better than one that lacks something.
+	taken bool
+}
+
+func newTrials() *trials {
+	return &trials{policies: map[ledger.ID]*trial{}, fresh: map[ledger.ID]bool{}, held: map[ledger.ID]bool{}}
+}
+
+// next is how long it takes until some policy is tried again; false when none is.
+func (t *trials) next(now time.Time) (time.Duration, bool) {
+	var first time.Time
+	for id := range t.held {
+		if at := t.policies[id].retry; !at.IsZero() && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return max(first.Sub(now), 0), !first.IsZero()
+}
+
+func idOf(policy metav1.Object) ledger.ID {
+	return ledger.ID{Namespace: policy.GetNamespace(), Name: policy.GetName()}
+}
+
+func versionOf(policy metav1.Object) enforcement.Version {
+	mode := enforcement.Enforce
+	if enforcement.Mode(policy.GetAnnotations()[enforcement.Annotation]) == enforcement.Audit {
+		mode = enforcement.Audit
+	}
+	return enforcement.Version{UID: string(policy.GetUID()), Generation: policy.GetGeneration(), Mode: mode}
+}
+
+// propose takes in a version of a policy that came at a time.
+func (t *Translator) propose(policy metav1.Object, at time.Time) {
+	id, v := idOf(policy), versionOf(policy)
+	p := t.trials.policies[id]
+	if p == nil {
+		p = &trial{}
+		t.trials.policies[id] = p
+	}
+	known := p.newest != nil && versionOf(p.newest) == v
+	p.newest = policy
+	if t.trials.began.IsZero() || at.Before(t.trials.began) {
+		at = time.Time{}
+	}
+	t.cfg.Ledger.Heard(id, v, notUnderstood(policy), at)
+	if known && t.trials.held[id] {
+		return // what was refused has not changed
+	}
+	p.tries = 0
+	t.restore([]ledger.ID{id})
+}
+
+// withdraw takes in the end of a policy. What was refused may fit now.
+func (t *Translator) withdraw(policy metav1.Object) {
+	id := idOf(policy)
+	t.put(id, nil)
+	t.forget(id)
+	delete(t.trials.policies, id)
+	t.cfg.Ledger.Gone(id)
+	soon := time.Now().Add(firstTrial)
+	for id := range t.trials.held {
+		if p := t.trials.policies[id]; p.retry.After(soon) {
+			p.retry = soon
+		}
+	}
+}
+
+// forget ends what is going on about a policy.
+func (t *Translator) forget(id ledger.ID) {
+	delete(t.trials.fresh, id)
+	delete(t.trials.held, id)
+	delete(t.cluster.withheld, id.String())
+}
+
+// tryAgain restores what has waited long enough.
+func (t *Translator) tryAgain(now time.Time) {
+	var due []ledger.ID
+	for id := range t.trials.held {
+		if at := t.trials.policies[id].retry; !at.IsZero() && !at.After(now) {
+			due = append(due, id)
+		}
+	}
+	t.restore(due)
+}
+
+// settlePolicy hands the policy over, without what does not fit.
+func (t *Translator) settlePolicy(ctx context.Context) error {
+	// Too many rules in a set are found without asking the datapath.
+	_ = t.settle(ctx, t.fits) // what no policy is to blame for concerns some pods, and not the hand-over
+	hand := t.settle
+	if !t.trials.taken {
+		hand = func(ctx context.Context, try func(context.Context) error) error { return try(ctx) }
+	}
+	err := hand(ctx, t.handOverPolicy)
+	if ctx.Err() == nil {
+		t.cfg.Ledger.Stuck(faultOf(err))
+	}
+	t.trials.taken = t.trials.taken || err == nil
+	return err
+}
+
+func (t *Translator) settle(ctx context.Context, try func(context.Context) error) error {
+	err := try(ctx)
+	fresh := slices.SortedFunc(maps.Keys(t.trials.fresh), func(a, b ledger.ID) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	if err == nil || len(fresh) == 0 || ctx.Err() != nil {
+		return err
+	}
+	t.revert(fresh)
+	if try(ctx) != nil {
+		t.restore(fresh)
+		return err
+	}
+	t.admit(ctx, fresh, try, err)
+	return try(ctx)
+}
+
+// admit restores those policies that can be, which are not all, and holds the others back.
+func (t *Translator) admit(ctx context.Context, policies []ledger.ID, try func(context.Context) error, why error) {
+	if len(policies) == 1 {
+		t.hold(policies[0], why)
+		return
+	}
+	for half := range slices.Chunk(policies, (len(policies)+1)/2) {
+		t.restore(half)
+		if err := try(ctx); err != nil {
+			t.revert(half)
+			t.admit(ctx, half, try, err)
+		}
+	}
+}
+
+// restore gives the cluster the newest versions of policies.
+func (t *Translator) restore(policies []ledger.ID) {
+	for _, id := range policies {
+		t.forget(id)
+		p := t.trials.policies[id]
+		if err := t.put(id, p.newest); err != nil {
+			t.hold(id, err)
+			continue
+		}
+		t.trials.fresh[id] = true
+	}
+}
+
+// revert gives the cluster the good versions of policies, or takes those away that have none.
+func (t *Translator) revert(policies []ledger.ID) {
+	for _, id := range policies {
+		t.forget(id)
+		_ = t.put(id, t.trials.policies[id].good) // it was good once
+	}
+}
+
+// put gives the cluster a version of a policy; nil is its end.
+func (t *Translator) put(id ledger.ID, policy metav1.Object) error {
+	var changed bool
+	var err error
+	switch p := policy.(type) {
+	case *networkingv1.NetworkPolicy:
+		changed, err = t.cluster.SetNetworkPolicy(p)
+	case *policyv1alpha2.ClusterNetworkPolicy:
+		changed, err = t.cluster.SetClusterPolicy(p)
+	case nil:
+		if id.Namespace == ofCluster {
+			changed = t.cluster.DeleteClusterPolicy(id.Name)
+		} else {
+			changed = t.cluster.DeleteNetworkPolicy(id.Namespace, id.Name)
+		}
+	}
+	t.note(&t.pending.policy, changed)
+	if err != nil {
+		return invalid{err}
+	}
+	return nil
+}
+
+// invalid is a policy that cannot be read, which trying again does not help.
+type invalid struct{ error }
+
+// hold keeps a policy at its good version for some time.
+func (t *Translator) hold(id ledger.ID, why error) {
+	t.revert([]ledger.ID{id})
+	p := t.trials.policies[id]
+	t.trials.held[id] = true
+	p.retry = time.Time{}
+	if _, hopeless := why.(invalid); !hopeless {
+		p.retry = time.Now().Add(min(firstTrial<<min(p.tries, 10), lastTrial))
+	}
+	if p.tries++; p.tries == 1 {
+		t.log.Error("a policy cannot be enforced, its last good version stays in force", "policy", id.String(), "err", why)
+	}
+	if p.good == nil && versionOf(p.newest).Mode == enforcement.Enforce {
+		if selects := subjectOf(p.newest); selects != nil {
+			t.cluster.withhold(id.String(), selects, !t.trials.taken)
+		}
+	}
+	t.cfg.Ledger.Refused(id, faultOf(why))
+}
+
+// inForceNow takes note that everything that the cluster has is in force.
+func (t *Translator) inForceNow(at time.Time) {
+	for id := range t.trials.fresh {
+		p := t.trials.policies[id]
+		p.good, p.tries = p.newest, 0
+		t.cfg.Ledger.Enforced(id, versionOf(p.good), at)
+	}
+	clear(t.trials.fresh)
+	limited := map[ledger.ID]ledger.Fault{}
+	for _, u := range t.cluster.unfit {
+		for _, id := range u.policies {
+			limited[id] = faultOf(u)
+		}
+	}
+	t.cfg.Ledger.Limit(limited)
+}
+
+// fits says that no set is too large.
+func (t *Translator) fits(context.Context) error {
+	if misfits := t.cluster.misfits(); len(misfits) > 0 {
+		return misfits[0]
+	}
+	return nil
+}
+
+// longestMessage bounds what goes into conditions and events.
+const longestMessage = 600
+
+func faultOf(err error) ledger.Fault {
+	if err == nil {
+		return ledger.Fault{}
+	}
+	f := ledger.Fault{Reason: enforcement.Failed, Message: err.Error()}
+	if len(f.Message) > longestMessage {
+		f.Message = f.Message[:longestMessage]
+	}
+	var large *unfit
+	var unreadable invalid
+	switch {
+	case errors.As(err, &large):
+		f.Reason = enforcement.TooManyRules
+	case errors.As(err, &unreadable):
+		f.Reason = enforcement.Invalid
+	case errors.Is(err, datapath.ErrFull):
+		f.Reason = enforcement.NoRoom
+	}
+	return f
+}
+
+// subjectOf says which pods a policy selects; nil when that cannot be read.
+func subjectOf(policy metav1.Object) func(*profile) bool {
+	switch o := policy.(type) {
+	case *networkingv1.NetworkPolicy:
+		if p, err := parsePolicy(o); err == nil {
+			return func(pr *profile) bool { return pr.namespace == p.namespace && p.subject.Matches(pr.labels) }
+		}
+	case *policyv1alpha2.ClusterNetworkPolicy:
+		if p, err := parseClusterPolicy(o); err == nil {
+			return p.subject.selects
+		}
+	}
+	return nil
+}
