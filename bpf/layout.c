@@ -18,5 +18,8 @@ enum address_flag skep_enum_address_flag;
 enum node_flag skep_enum_node_flag;
 struct ct_expire skep_struct_ct_expire;
 struct event skep_struct_event;
+enum check_flag skep_enum_check_flag;
+struct check_side skep_struct_check_side;
+struct check skep_struct_check;
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -206,6 +206,12 @@ type Datapath interface {
 	SetNodes(ctx context.Context, nodes []Node) error
 	// Status reports what is attached, how full the maps are and what was dropped and why.
 	Status(ctx context.Context) (Status, error)
+	// Ask says what policy decides about connections, by the programs' own functions on the maps as they are. Nothing is counted or
+	// remembered.
+	Ask(ctx context.Context, questions []Question) ([]Answer, error)
+	// Verify compares the maps with what was last asked for, and writes again what differs. It lists only maps that differed; after an
+	// error some may not have been looked at. Others may work with the datapath meanwhile.
+	Verify(ctx context.Context) ([]Repair, error)
 	// Close releases file descriptors. What is pinned stays in force.
 	Close() error
 }

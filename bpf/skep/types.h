@@ -436,4 +436,36 @@ struct origin {
 };
 _Static_assert(sizeof(struct origin) == 24, "origin");
 
+/* ---- questions ---------------------------------------------------------------------------------------------------- */
+
+enum check_flag {
+	/* The source is a pod of this node: its egress policy was asked. */
+	CHECK_EGRESS = 1,
+	/* The destination is one: its ingress policy was asked. */
+	CHECK_INGRESS = 2,
+	/* An address is said to be a pod's of this node, but there is no such pod. */
+	CHECK_NO_ENDPOINT = 4,
+};
+
+/* What one side's policy says. */
+struct check_side {
+	__u32 reason; /* enum reason; SKEP_REASON_NONE allows */
+	__u32 rule;
+	/* The same in the other view. */
+	__u32 would_reason;
+	__u32 would_rule;
+};
+
+/* A question to skep_tc_check about the first packet of a connection; from generation on it is the answer. */
+struct check {
+	struct addr src;
+	struct addr dst;
+	__u32 service; /* protocol << 16 | destination port in host order */
+	__u32 generation; /* of policy, read before the look-ups */
+	__u32 flags; /* enum check_flag */
+	struct check_side egress;
+	struct check_side ingress;
+};
+_Static_assert(sizeof(struct check) == 76, "check");
+
 #endif

@@ -72,6 +72,51 @@ type SkepBlock struct {
 	Words [8]uint64
 }
 
+type SkepCheck struct {
+	_   structs.HostLayout
+	Src struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Dst struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	Service    uint32
+	Generation uint32
+	Flags      uint32
+	Egress     struct {
+		_           structs.HostLayout
+		Reason      uint32
+		Rule        uint32
+		WouldReason uint32
+		WouldRule   uint32
+	}
+	Ingress struct {
+		_           structs.HostLayout
+		Reason      uint32
+		Rule        uint32
+		WouldReason uint32
+		WouldRule   uint32
+	}
+}
+
+type SkepCheckFlag uint32
+
+const (
+	SkepCheckFlagCHECK_EGRESS      SkepCheckFlag = 1
+	SkepCheckFlagCHECK_INGRESS     SkepCheckFlag = 2
+	SkepCheckFlagCHECK_NO_ENDPOINT SkepCheckFlag = 4
+)
+
+type SkepCheckSide struct {
+	_           structs.HostLayout
+	Reason      uint32
+	Rule        uint32
+	WouldReason uint32
+	WouldRule   uint32
+}
+
 type SkepCidrKey struct {
 	_      structs.HostLayout
 	Prefix uint32
@@ -478,6 +523,7 @@ const (
 	SkepMapSkepState            = "skep_state"
 	SkepVarSkepEnumAction       = "skep_enum_action"
 	SkepVarSkepEnumAddressFlag  = "skep_enum_address_flag"
+	SkepVarSkepEnumCheckFlag    = "skep_enum_check_flag"
 	SkepVarSkepEnumCtFlag       = "skep_enum_ct_flag"
 	SkepVarSkepEnumCtTcp        = "skep_enum_ct_tcp"
 	SkepVarSkepEnumDirection    = "skep_enum_direction"
@@ -489,6 +535,8 @@ const (
 	SkepVarSkepEnumSetFlag      = "skep_enum_set_flag"
 	SkepVarSkepEnumStateFlag    = "skep_enum_state_flag"
 	SkepVarSkepEnumView         = "skep_enum_view"
+	SkepVarSkepStructCheck      = "skep_struct_check"
+	SkepVarSkepStructCheckSide  = "skep_struct_check_side"
 	SkepVarSkepStructCtExpire   = "skep_struct_ct_expire"
 	SkepVarSkepStructEvent      = "skep_struct_event"
 )
@@ -575,6 +623,7 @@ type SkepMapSpecs struct {
 type SkepVariableSpecs struct {
 	SkepEnumAction       *ebpf.VariableSpec `ebpf:"skep_enum_action"`
 	SkepEnumAddressFlag  *ebpf.VariableSpec `ebpf:"skep_enum_address_flag"`
+	SkepEnumCheckFlag    *ebpf.VariableSpec `ebpf:"skep_enum_check_flag"`
 	SkepEnumCtFlag       *ebpf.VariableSpec `ebpf:"skep_enum_ct_flag"`
 	SkepEnumCtTcp        *ebpf.VariableSpec `ebpf:"skep_enum_ct_tcp"`
 	SkepEnumDirection    *ebpf.VariableSpec `ebpf:"skep_enum_direction"`
@@ -586,6 +635,8 @@ type SkepVariableSpecs struct {
 	SkepEnumSetFlag      *ebpf.VariableSpec `ebpf:"skep_enum_set_flag"`
 	SkepEnumStateFlag    *ebpf.VariableSpec `ebpf:"skep_enum_state_flag"`
 	SkepEnumView         *ebpf.VariableSpec `ebpf:"skep_enum_view"`
+	SkepStructCheck      *ebpf.VariableSpec `ebpf:"skep_struct_check"`
+	SkepStructCheckSide  *ebpf.VariableSpec `ebpf:"skep_struct_check_side"`
 	SkepStructCtExpire   *ebpf.VariableSpec `ebpf:"skep_struct_ct_expire"`
 	SkepStructEvent      *ebpf.VariableSpec `ebpf:"skep_struct_event"`
 }
@@ -675,6 +726,7 @@ func (m *SkepMaps) Close() error {
 type SkepVariables struct {
 	SkepEnumAction       *ebpf.Variable `ebpf:"skep_enum_action"`
 	SkepEnumAddressFlag  *ebpf.Variable `ebpf:"skep_enum_address_flag"`
+	SkepEnumCheckFlag    *ebpf.Variable `ebpf:"skep_enum_check_flag"`
 	SkepEnumCtFlag       *ebpf.Variable `ebpf:"skep_enum_ct_flag"`
 	SkepEnumCtTcp        *ebpf.Variable `ebpf:"skep_enum_ct_tcp"`
 	SkepEnumDirection    *ebpf.Variable `ebpf:"skep_enum_direction"`
@@ -686,6 +738,8 @@ type SkepVariables struct {
 	SkepEnumSetFlag      *ebpf.Variable `ebpf:"skep_enum_set_flag"`
 	SkepEnumStateFlag    *ebpf.Variable `ebpf:"skep_enum_state_flag"`
 	SkepEnumView         *ebpf.Variable `ebpf:"skep_enum_view"`
+	SkepStructCheck      *ebpf.Variable `ebpf:"skep_struct_check"`
+	SkepStructCheckSide  *ebpf.Variable `ebpf:"skep_struct_check_side"`
 	SkepStructCtExpire   *ebpf.Variable `ebpf:"skep_struct_ct_expire"`
 	SkepStructEvent      *ebpf.Variable `ebpf:"skep_struct_event"`
 }

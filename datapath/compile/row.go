@@ -86,3 +86,17 @@ func (r Row) Has(bit int) bool {
 	word := r.Blocks[bits.OnesCount32(r.Present&(1<<block-1))][bit%BlockBits/64]
 	return word&(1<<(bit%64)) != 0
 }
+
+// RowOf is the row with a key.
+func RowOf(key string) Row {
+	b := []byte(key)
+	r := Row{Present: binary.LittleEndian.Uint32(b)}
+	for b = b[4:]; len(b) > 0; {
+		var block Block
+		for i := range block {
+			block[i], b = binary.LittleEndian.Uint64(b), b[8:]
+		}
+		r.Blocks = append(r.Blocks, block)
+	}
+	return r
+}

@@ -27,6 +27,7 @@ const (
 	ProgramToPod   = "skep_tc_pod_to"
 	ProgramUplink  = "skep_tc_host_in"
 	ProgramExpire  = "skep_ct_expire"
+	ProgramCheck   = "skep_tc_check"
 )
 
 // SocketPrograms are the socket-level programs and where in a cgroup they go.
@@ -101,6 +102,7 @@ var collections = map[string]func() (*ebpf.CollectionSpec, error){
 	"tc_host":     bpfobj.LoadHost,
 	"cgroup_sock": bpfobj.LoadSock,
 	"ct_expire":   bpfobj.LoadExpire,
+	"tc_check":    bpfobj.LoadCheck,
 }
 
 func (o *Objects) loadPrograms(options Options, loaded map[string]*ebpf.Map) error {

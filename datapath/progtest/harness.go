@@ -16,6 +16,7 @@ import (
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
 	"skep.dev/skep/datapath/bpfobj"
+	"skep.dev/skep/datapath/check"
 	"skep.dev/skep/datapath/loader"
 	"skep.dev/skep/datapath/reconcile"
 )
@@ -265,4 +266,13 @@ func (h *Harness) Time(program string, frame []byte, repeat int) (time.Duration,
 // EndpointEntry is what the maps say of an endpoint.
 func (h *Harness) EndpointEntry(id datapath.EndpointID) (bpfobj.SkepEndpoint, bool, error) {
 	return h.Maps.Endpoint.Get(uint32(h.indexes[id]))
+}
+
+// Ask asks the check program.
+func (h *Harness) Ask(q datapath.Question) (datapath.Answer, error) {
+	answers, err := check.Ask(h.Programs[loader.ProgramCheck], []datapath.Question{q})
+	if err != nil {
+		return datapath.Answer{}, err
+	}
+	return answers[0], nil
 }

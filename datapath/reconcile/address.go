@@ -70,6 +70,15 @@ func setFact[V any](n *Node, facts map[netip.Addr]V, addr netip.Addr, fact *V) e
 
 // writeAddress makes an address's entry say what is known of it, in one write.
 func (n *Node) writeAddress(addr netip.Addr) error {
+	entry, known := n.addressEntry(addr)
+	if !known {
+		return n.maps.Address.Remove(bpfmap.AddrOf(addr))
+	}
+	return n.maps.Address.Put(bpfmap.AddrOf(addr), entry)
+}
+
+// addressEntry is what is known of an address; false when nothing is.
+func (n *Node) addressEntry(addr netip.Addr) (bpfobj.SkepAddress, bool) {
 	var entry bpfobj.SkepAddress
 	owner, owned := n.owners[addr]
 	if owned {
@@ -79,8 +88,5 @@ func (n *Node) writeAddress(addr netip.Addr) error {
 	if classified {
 		entry = bpfmap.WithClass(entry, class)
 	}
-	if !owned && !classified {
-		return n.maps.Address.Remove(bpfmap.AddrOf(addr))
-	}
-	return n.maps.Address.Put(bpfmap.AddrOf(addr), entry)
+	return entry, owned || classified
 }

@@ -18,19 +18,19 @@ import (
 type counters struct {
 	maps  *bpfmap.Maps
 	now   func() time.Time
-	slots map[datapath.RuleID]uint32
+	slots map[datapath.RuleID]bpfobj.SkepRuleSlot
 	space *extents
 }
 
 func adoptCounters(n *Node) (*counters, error) {
-	c := &counters{maps: n.maps, now: n.clock.Now, slots: map[datapath.RuleID]uint32{}}
+	c := &counters{maps: n.maps, now: n.clock.Now, slots: map[datapath.RuleID]bpfobj.SkepRuleSlot{}}
 	slots, err := n.maps.RuleSlot.All()
 	if err != nil {
 		return nil, err
 	}
 	inUse := []run{{0, 1}}
 	for rule, slot := range slots {
-		c.slots[datapath.RuleID(rule)] = slot.Slot
+		c.slots[datapath.RuleID(rule)] = slot
 		inUse = append(inUse, run{slot.Slot, 1})
 	}
 	c.space = newExtents("skep_rule_count", n.maps.RuleCount.MaxEntries(), n.clock.Now, inUse)
@@ -40,7 +40,7 @@ func adoptCounters(n *Node) (*counters, error) {
 // slot finds or makes the place of a rule.
 func (c *counters) slot(rule datapath.RuleID) (uint16, error) {
 	if slot, ok := c.slots[rule]; ok || rule == 0 {
-		return uint16(slot), nil
+		return uint16(slot.Slot), nil
 	}
 	slot, err := c.space.take(1)
 	if errors.Is(err, bpfmap.ErrFull) {
@@ -54,7 +54,7 @@ func (c *counters) slot(rule datapath.RuleID) (uint16, error) {
 	if err := c.maps.RuleSlot.Put(uint32(rule), entry); err != nil {
 		return 0, err
 	}
-	c.slots[rule] = slot
+	c.slots[rule] = entry
 	return uint16(slot), nil
 }
 
@@ -76,7 +76,7 @@ func (c *counters) keep(state *datapath.PolicyState) error {
 			continue
 		}
 		errs = append(errs, c.maps.RuleSlot.Remove(uint32(rule)))
-		c.space.rest(run{slot, 1})
+		c.space.rest(run{slot.Slot, 1})
 		delete(c.slots, rule)
 	}
 	return errors.Join(errs...)

@@ -116,16 +116,8 @@ func checkEndpoint(ep datapath.Endpoint) error {
 
 // writeEndpoint writes the one entry that decides what a pod may send and under which policy.
 func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
-	entry := bpfmap.Endpoint(ep)
-	for _, addr := range ep.Addrs {
-		if class, ok := n.policy.addresses[addr.Unmap()]; ok {
-			bpfmap.SetOwnClass(&entry, addr, class)
-		}
-	}
-	if ingress, egress, ok := n.policy.setNumbers(ep.ID); ok {
-		entry.IngressSet, entry.EgressSet = ingress, egress
-		entry.Flags |= uint32(bpfobj.SkepEndpointFlagENDPOINT_POLICY)
-	} else if n.policy.inherited != nil {
+	entry, governed := n.endpointEntry(ep)
+	if !governed && n.policy.inherited != nil {
 		// No policy of this process yet: what the last one enforced stays in force.
 		before, ok, err := n.maps.Endpoint.Get(uint32(ep.Ifindex))
 		if err != nil {
@@ -137,6 +129,22 @@ func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
 		}
 	}
 	return n.maps.Endpoint.Put(uint32(ep.Ifindex), entry)
+}
+
+// endpointEntry is the entry of a pod; false when this process has no policy for it yet.
+func (n *Node) endpointEntry(ep datapath.Endpoint) (bpfobj.SkepEndpoint, bool) {
+	entry := bpfmap.Endpoint(ep)
+	for _, addr := range ep.Addrs {
+		if class, ok := n.policy.addresses[addr.Unmap()]; ok {
+			bpfmap.SetOwnClass(&entry, addr, class)
+		}
+	}
+	ingress, egress, ok := n.policy.setNumbers(ep.ID)
+	if ok {
+		entry.IngressSet, entry.EgressSet = ingress, egress
+		entry.Flags |= uint32(bpfobj.SkepEndpointFlagENDPOINT_POLICY)
+	}
+	return entry, ok
 }
 
 // DeleteEndpoint forgets a pod and the flows of its addresses.

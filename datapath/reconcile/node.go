@@ -24,6 +24,7 @@ func (n *Node) SetNodes(nodes []datapath.Node) error {
 			wanted[bpfmap.AddrOf(addr)] = flags
 		}
 	}
+	n.nodes = wanted
 	for addr, flags := range wanted {
 		if err := n.maps.Node.Put(addr, flags); err != nil {
 			return err

@@ -37,6 +37,7 @@ type Node struct {
 	endpoints map[datapath.EndpointID]datapath.Endpoint
 	owners    map[netip.Addr]datapath.Endpoint // by address; of two endpoints with one address the newer
 	policy    *policy
+	nodes     map[bpfobj.SkepAddr]uint32 // nil before the first are set
 	services  map[datapath.Frontend]*liveService
 	retired   []retiredService
 }

@@ -22,6 +22,9 @@ type liveSet struct {
 	*compile.Set
 	number uint32
 	at     bpfmap.Places
+	// entry and rules are as they were written last.
+	entry bpfobj.SkepSet
+	rules []bpfobj.SkepRule
 	// visible says that the header is written.
 	visible bool
 	// peers are the rows by class number.
@@ -136,6 +139,7 @@ func (p *policy) writeRules(s *liveSet) error {
 		}
 		entries[rule.Bit] = bpfmap.Rule(rule, slot)
 	}
+	s.rules = entries
 	for i, entry := range entries {
 		if err := p.node.maps.Rule.Put(s.at.FirstRule+uint32(i), entry); err != nil {
 			return err
@@ -176,7 +180,7 @@ func (p *policy) addClasses(s *liveSet, classes []compile.ClassKey, atoms map[co
 			return err
 		}
 	}
-	s.visible = true
+	s.visible, s.entry = true, header
 	return p.node.maps.Set.Put(s.number, header)
 }
 

@@ -23,8 +23,9 @@ const bootLimit = 4 * time.Minute
 
 // inGuest are the tests that run in the virtual machine; emulation is slow, so of each kind one.
 const inGuest = "^(TestVerifierCostDoesNotGrow|TestFirstPacketsAreJudged|TestTwoPodsTalkThroughTheRealPrograms|" +
-	"TestSocketsInTheCgroupAreBalanced|TestEstablishedConnectionsObeyNewPolicy)$" +
-	"/^(clsact|tcp_service|udp_service_IPv6|tcp_without_backends|from_a_pod)$"
+	"TestSocketsInTheCgroupAreBalanced|TestEstablishedConnectionsObeyNewPolicy|" +
+	"TestQuestionsAreAnsweredLikePackets|TestWhatIsChangedByHandIsRepaired)$" +
+	"/^(clsact|tcp_service|udp_service_IPv6|tcp_without_backends|from_a_pod|both_pods_are_local|a_row|a_block|all_prefixes)$"
 
 // initScript is the first process of the guest. It prepares what a distribution would and hands over to the test.
 const initScript = `#!/bin/busybox sh

@@ -237,6 +237,9 @@ func (b *bench) compare(p probe) (policymodel.Verdict, string) {
 	if p.fromNode {
 		return want, ""
 	}
+	if difference := b.compareAnswer(p, want); difference != "" {
+		return want, difference
+	}
 	if !got.Allowed() {
 		return want, b.compareDenial(p, want, got)
 	}
@@ -245,6 +248,26 @@ func (b *bench) compare(p probe) (policymodel.Verdict, string) {
 	}
 	return want, b.compareRule(p, "egress", want.Egress, entry.Sides[datapath.Egress].Rule) +
 		b.compareRule(p, "ingress", want.Ingress, entry.Sides[datapath.Ingress].Rule) + b.compareWould(p, want, entry)
+}
+
+// compareAnswer asks about the packet's connection without sending it.
+func (b *bench) compareAnswer(p probe, want policymodel.Verdict) string {
+	answer, err := b.h.Ask(datapath.Question{
+		Src: p.Src, Dst: p.Dst, Protocol: datapath.Protocol(p.Protocol), Port: p.Tuple().Dst.Port(),
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	would := b.owed(p, policymodel.Would(b.world, p.conn()))
+	for _, side := range []struct {
+		got         datapath.Verdict
+		want, would policymodel.Side
+	}{{answer.Egress, want.Egress, would.Egress}, {answer.Ingress, want.Ingress, would.Ingress}} {
+		if side.got.Failed || side.got.Judged != (side.want.Pod != "") || side.got.Allowed != side.want.Allowed || side.got.WouldAllow != side.would.Allowed {
+			return fmt.Sprintf("%v: the model says %+v and would say %+v, asked the program says %+v", p, want, would, answer)
+		}
+	}
+	return ""
 }
 
 // compareDenial checks that the drop names the right direction and exactly the policies that isolate. Egress is judged first.
