@@ -204,6 +204,9 @@ type Datapath interface {
 	SetServices(ctx context.Context, services []Service) error
 	// SetNodes replaces the set of nodes: routes to their pods, and which sources may come in by the uplink.
 	SetNodes(ctx context.Context, nodes []Node) error
+	// FollowAudit hands over the connections about which policies in audit mode would decide otherwise, within a moment, until ctx
+	// ends. Of several callers each event reaches one. An event that found no room is not handed over: Status counts those.
+	FollowAudit(ctx context.Context, take func(AuditEvent)) error
 	// Status reports what is attached, how full the maps are and what was dropped and why.
 	Status(ctx context.Context) (Status, error)
 	// Ask says what policy decides about connections, by the programs' own functions on the maps as they are. Nothing is counted or
@@ -226,6 +229,8 @@ type Status struct {
 	// Warnings say what else on the node may stop packets.
 	Warnings []string
 	Rules    []RuleCounter
+	// EventsLost counts the events that found no room since the maps were created.
+	EventsLost uint64
 }
 
 // Program is one attached program.

@@ -184,6 +184,10 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 		Rules: a.cfg.Rules, Ledger: a.ledger, Logger: a.cfg.Logger,
 	})
 	a.policy = translator
+	audits, err := a.newAudits(all, translator.Rules())
+	if err != nil {
+		return err
+	}
 	all.Start(ctx.Done())
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -193,8 +197,9 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	group.Go(func() error { a.logs.Supervise(ctx); return nil })
 	group.Go(func() error { return a.serveKubelet(ctx) })
 	group.Go(func() error { return a.keepNode(ctx, dp) })
+	group.Go(func() error { return audits.run(ctx, dp) })
 	group.Go(func() error { return a.runPods(ctx, all.Core().V1().Services().Informer()) })
-	err := group.Wait()
+	err = group.Wait()
 	a.running.Wait()
 	all.Shutdown()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {

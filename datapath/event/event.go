@@ -13,7 +13,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
@@ -25,7 +24,6 @@ import (
 // Reader takes events out of the ring. Of several readers each event reaches one. It is not safe for concurrent use.
 type Reader struct {
 	ring *ringbuf.Reader
-	lost *ebpf.Map
 }
 
 // NewReader reads the ring of loaded maps.
@@ -34,7 +32,7 @@ func NewReader(maps *bpfmap.Maps) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
-	return &Reader{ring, maps.EventsLost}, nil
+	return &Reader{ring}, nil
 }
 
 // Drain hands over the events that are there and returns when there are none left. Programs wake nobody: it is called as often as
@@ -65,9 +63,9 @@ func (r *Reader) Drain(take func(datapath.AuditEvent)) error {
 }
 
 // Lost counts the events that found no room since the maps were made.
-func (r *Reader) Lost() (uint64, error) {
+func Lost(maps *bpfmap.Maps) (uint64, error) {
 	var perCPU []uint64
-	if err := r.lost.Lookup(uint32(0), &perCPU); err != nil {
+	if err := maps.EventsLost.Lookup(uint32(0), &perCPU); err != nil {
 		return 0, fmt.Errorf("read lost events: %w", err)
 	}
 	var sum uint64

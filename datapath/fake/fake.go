@@ -125,6 +125,12 @@ func (d *Datapath) SetNodes(ctx context.Context, nodes []datapath.Node) error {
 	return d.change(ctx, func() { d.nodes = slices.Clone(nodes) })
 }
 
+// FollowAudit hears of nothing.
+func (d *Datapath) FollowAudit(ctx context.Context, _ func(datapath.AuditEvent)) error {
+	<-ctx.Done()
+	return nil
+}
+
 // Status is empty: nothing is attached and no packet passes.
 func (d *Datapath) Status(context.Context) (datapath.Status, error) { return datapath.Status{}, nil }
 

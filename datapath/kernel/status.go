@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/event"
 	"skep.dev/skep/datapath/loader"
 )
 
@@ -33,7 +34,12 @@ func (d *Datapath) Status(context.Context) (datapath.Status, error) {
 	if err != nil {
 		return datapath.Status{}, err
 	}
+	lost, err := event.Lost(d.objects.Maps)
+	if err != nil {
+		return datapath.Status{}, err
+	}
 	return datapath.Status{
+		EventsLost: lost,
 		Programs: programs, Maps: fill, Verdicts: verdicts, Drops: drops, Rules: rules, Warnings: d.warnings(),
 	}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -152,9 +153,14 @@ func (t *RuleTable) Current() []PolicyRule {
 		}
 	}
 	for _, e := range t.entries {
-		if e.Info.DefaultDeny() && e.refs > 0 {
-			out = append(out, PolicyRule{RuleInfo: e.Info, Action: datapath.Deny})
+		if !e.Info.DefaultDeny() || e.refs == 0 {
+			continue
 		}
+		action := datapath.Deny
+		if strings.HasPrefix(e.Key, openDefault) {
+			action = datapath.Allow
+		}
+		out = append(out, PolicyRule{RuleInfo: e.Info, Action: action})
 	}
 	slices.SortFunc(out, func(a, b PolicyRule) int { return a.compare(b.RuleInfo) })
 	return out
@@ -243,9 +249,12 @@ func (t *RuleTable) acquireIsolation(dir datapath.Direction, isolating []source)
 	return t.acquireDefault("isolation", dir, isolating)
 }
 
+// openDefault begins the keys of defaults that allow.
+const openDefault = "open"
+
 // acquireOpen numbers what policies in audit mode would let through because nothing behind them denies it.
 func (t *RuleTable) acquireOpen(dir datapath.Direction, passing []source) datapath.RuleID {
-	return t.acquireDefault("open", dir, passing)
+	return t.acquireDefault(openDefault, dir, passing)
 }
 
 func (t *RuleTable) acquireDefault(kind string, dir datapath.Direction, policies []source) datapath.RuleID {

@@ -186,7 +186,7 @@ func TestEventsThatFindNoRoomAreCounted(t *testing.T) {
 		p.SrcPort = uint16(1000 + i)
 		send(t, h, "a", p, toLocal)
 	}
-	lost, err := events.Lost()
+	lost, err := event.Lost(h.Maps)
 	must(t, err)
 	told := len(drain(t, events))
 	if lost == 0 || told == 0 || int(lost)+told != attempts {

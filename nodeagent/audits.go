@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodeagent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/enforcement"
+	"skep.dev/skep/nodeagent/audit"
+	"skep.dev/skep/nodeagent/intent"
+)
+
+// auditInterval is how often the agent looks whether policies in audit mode would have decided something otherwise.
+const auditInterval = 10 * time.Second
+
+// byAddress is the index of pods by their addresses.
+const byAddress = "address"
+
+// podAddresses are the keys of a pod in that index. Pods on the node's network share its addresses, and ended ones have none.
+func podAddresses(obj any) ([]string, error) {
+	pod, ok := obj.(*v1.Pod)
+	if !ok || pod.Spec.HostNetwork || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed {
+		return nil, nil
+	}
+	var out []string
+	for _, ip := range pod.Status.PodIPs {
+		out = append(out, ip.IP)
+	}
+	return out, nil
+}
+
+// audits tells about the policies in audit mode.
+type audits struct {
+	node string
+	log  *audit.Log
+	// pods are indexed by byAddress; policies and clusterPolicies are all there are.
+	pods            cache.Indexer
+	policies        cache.Store
+	clusterPolicies cache.Store
+	rules           interface{ Current() []intent.PolicyRule }
+	event           func(ref *v1.ObjectReference, reason, message string)
+}
+
+// newAudits makes them of the agent's informers, which have not been started.
+func (a *agent) newAudits(all informers.SharedInformerFactory, rules *intent.RuleTable) (*audits, error) {
+	pods := all.Core().V1().Pods().Informer()
+	if err := pods.AddIndexers(cache.Indexers{byAddress: podAddresses}); err != nil {
+		return nil, fmt.Errorf("index pods by address: %w", err)
+	}
+	return &audits{
+		node: a.cfg.NodeName, log: audit.NewLog(), rules: rules,
+		pods: pods.GetIndexer(), policies: all.Networking().V1().NetworkPolicies().Informer().GetStore(), clusterPolicies: a.clusterPolicies.GetStore(),
+		event: func(ref *v1.ObjectReference, reason, message string) {
+			a.recorder.Event(ref, v1.EventTypeNormal, reason, message)
+		},
+	}, nil
+}
+
+// run remembers what the datapath tells, and writes events about it, until ctx ends.
+func (a *audits) run(ctx context.Context, dp datapath.Datapath) error {
+	done := make(chan error, 1)
+	go func() { done <- dp.FollowAudit(ctx, a.log.Add) }()
+	reporter := audit.Reporter{Node: a.node, Describe: a.describe}
+	ticker := time.NewTicker(auditInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return <-done
+		case err := <-done:
+			return err
+		case now := <-ticker.C:
+			if err := a.report(ctx, dp, &reporter, now); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (a *audits) report(ctx context.Context, dp datapath.Datapath, reporter *audit.Reporter, now time.Time) error {
+	rules := a.rules.Current()
+	if !anyAudit(rules) {
+		return nil // the counters need not be read
+	}
+	status, err := dp.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("read counters of rules: %w", err)
+	}
+	seen, _ := a.log.Last()
+	for _, r := range reporter.Reports(now, rules, status.Rules, seen) {
+		if ref := a.inAudit(r.Policy); ref != nil {
+			a.event(ref, r.Reason, r.Message)
+		}
+	}
+	return nil
+}
+
+func anyAudit(rules []intent.PolicyRule) bool {
+	for _, r := range rules {
+		if r.Audit {
+			return true
+		}
+	}
+	return false
+}
+
+// inAudit finds a policy that is in audit mode. Others are named too, where policies decide together.
+func (a *audits) inAudit(name string) *v1.ObjectReference {
+	store, ref := a.clusterPolicies, &v1.ObjectReference{
+		APIVersion: policyv1alpha2.GroupVersion.String(), Kind: "ClusterNetworkPolicy",
+	}
+	if strings.Contains(name, "/") {
+		store, ref = a.policies, &v1.ObjectReference{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"}
+	}
+	obj, found, err := store.GetByKey(name)
+	if err != nil || !found {
+		return nil
+	}
+	policy, ok := obj.(metav1.Object)
+	if !ok || policy.GetAnnotations()[enforcement.Annotation] != string(enforcement.Audit) {
+		return nil
+	}
+	ref.Namespace, ref.Name, ref.UID, ref.ResourceVersion = policy.GetNamespace(), policy.GetName(), policy.GetUID(), policy.GetResourceVersion()
+	return ref
+}
+
+// describe writes a connection with the names of its pods.
+func (a *audits) describe(s audit.Seen) string {
+	to := a.nameOf(s.To)
+	if s.Port != 0 {
+		to = fmt.Sprintf("%s port %d/%s", to, s.Port, protocolName(s.Protocol))
+	}
+	return fmt.Sprintf("%s to %s", a.nameOf(s.From), to)
+}
+
+// nameOf is "namespace/name" of the pod that has an address, or the address.
+func (a *audits) nameOf(addr netip.Addr) string {
+	pods, err := a.pods.ByIndex(byAddress, addr.String())
+	if err != nil || len(pods) != 1 {
+		return addr.String()
+	}
+	pod := pods[0].(*v1.Pod)
+	return pod.Namespace + "/" + pod.Name
+}
+
+func protocolName(p datapath.Protocol) string {
+	switch p {
+	case datapath.TCP:
+		return string(v1.ProtocolTCP)
+	case datapath.UDP:
+		return string(v1.ProtocolUDP)
+	case datapath.SCTP:
+		return string(v1.ProtocolSCTP)
+	}
+	return fmt.Sprint(p)
+}
