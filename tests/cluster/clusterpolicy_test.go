@@ -114,8 +114,8 @@ func ruleCounts(t *testing.T, ns string, more ...string) map[string]int {
 		if r.Rule != nil {
 			rule = fmt.Sprint(*r.Rule)
 		}
-		if r.Connections != r.Packets {
-			t.Errorf("%v %s %s: %d connections, %d judged packets", r.Policies, r.Direction, rule, r.Connections, r.Packets)
+		if r.Packets < r.Connections {
+			t.Errorf("%v %s %s: %d connections, %d packets", r.Policies, r.Direction, rule, r.Connections, r.Packets)
 		}
 		counts[strings.Join(r.Policies, ",")+" "+r.Direction+" "+rule] = r.Connections
 	}
