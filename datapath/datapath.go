@@ -9,7 +9,9 @@ package datapath
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -138,15 +140,46 @@ type EndpointPolicy struct {
 	Ingress, Egress SetID
 }
 
-// PolicyState is the whole policy this node must enforce. It is a value: once handed over it must not change.
+// GroupID names addresses that belong to the same selector atoms.
+type GroupID uint64
+
+// PolicyState is the whole policy this node must enforce. It is a value: once handed over it must not change. One that is made
+// from another shares the Maps' unchanged parts with it; the receiver compares them with what is in force, so that a change costs
+// what it changes.
 type PolicyState struct {
-	// Addresses gives, for every pod address of the cluster that some pod selector selects, the selector atoms
-	// it belongs to. CIDR atoms are not listed here: they follow from CIDRs. An address that is absent
-	// belongs to CIDR atoms only.
-	Addresses map[netip.Addr][]AtomID
-	CIDRs     map[AtomID]CIDR
+	// Addresses gives, for every pod address of the cluster that some pod selector selects, its group. CIDR atoms follow from
+	// CIDRs instead. An address that is absent belongs to CIDR atoms only.
+	Addresses Map[netip.Addr, GroupID]
+	// Groups gives the selector atoms of every group in Addresses. A group that keeps its ID while an atom comes that all of
+	// its addresses belong to, or goes, is cheaper than another group.
+	Groups    Map[GroupID, []AtomID]
+	CIDRs     Map[AtomID, CIDR]
 	Sets      map[SetID]PolicySet
 	Endpoints map[EndpointID]EndpointPolicy
+}
+
+// AtomsOf lists the selector atoms of an address.
+func (p *PolicyState) AtomsOf(addr netip.Addr) []AtomID {
+	group, _ := p.Addresses.Get(addr)
+	atoms, _ := p.Groups.Get(group)
+	return atoms
+}
+
+// Grouped gives addresses by their selector atoms the form of PolicyState.
+func Grouped(atoms map[netip.Addr][]AtomID) (Map[netip.Addr, GroupID], Map[GroupID, []AtomID]) {
+	var addresses MapEditor[netip.Addr, GroupID]
+	var groups MapEditor[GroupID, []AtomID]
+	known := map[string]GroupID{}
+	for addr, ids := range atoms {
+		ids = slices.Sorted(slices.Values(ids))
+		key := fmt.Sprintf("%q", ids)
+		if _, ok := known[key]; !ok {
+			known[key] = GroupID(len(known) + 1)
+			groups.Put(known[key], ids)
+		}
+		addresses.Put(addr, known[key])
+	}
+	return addresses.Map(), groups.Map()
 }
 
 // ServiceID names a Service port in one family, for logs and status: "namespace/name:port/family".

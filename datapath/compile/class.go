@@ -5,17 +5,20 @@ package compile
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"skep.dev/skep/datapath"
 )
 
-// ClassKey names a class by its content: the atoms, sorted and joined. The empty key is the class of addresses that belong
-// to no atom.
-type ClassKey string
+// ClassKey names a class: a group of pods' addresses, and CIDR atoms. It keeps its name when the group's atoms change.
+type ClassKey struct {
+	// Group is 0 for addresses that no selector selects.
+	Group datapath.GroupID
+	// CIDRs are the CIDR atoms, sorted and joined.
+	CIDRs string
+}
 
 // NoClass is the class of everything that no atom covers.
-const NoClass ClassKey = ""
+var NoClass ClassKey
 
 // Prefix is a prefix of the 128-bit address form.
 type Prefix struct {
@@ -33,149 +36,254 @@ func (p Prefix) Cut(bits int) Prefix {
 	return out
 }
 
-// Classes says to which class every address belongs.
-type Classes struct {
-	// Addresses are pods, found by exact match.
-	Addresses map[netip.Addr]ClassKey
-	// Prefixes decide about all other addresses, by longest match.
-	Prefixes map[Prefix]ClassKey
-	// Atoms lists the atoms of every class in use but NoClass.
-	Atoms map[ClassKey][]datapath.AtomID
+// mapped holds IPv4 inside the IPv6 space, as v4-mapped addresses.
+var mapped = Prefix{Addr: netip.AddrFrom4([4]byte{}).As16(), Bits: 96}
 
-	cidrs *cidrs
+// Classes says to which class every address belongs. It follows from a policy alone; Update brings it to the next one at the cost of
+// what differs.
+type Classes struct {
+	policy *datapath.PolicyState
+	// addresses are pods, found by exact match.
+	addresses map[netip.Addr]ClassKey
+	// prefixes decide about all other addresses, by longest match.
+	prefixes map[Prefix]ClassKey
+	cidrs    *cidrs
+
+	classes map[ClassKey]*class
+	byAtom  map[datapath.AtomID]map[ClassKey]struct{}
 }
 
-const separator = "\x00"
+// class is a class in use; NoClass is not counted.
+type class struct {
+	atoms []datapath.AtomID
+	uses  int
+}
 
-// NewClasses computes the classes of a policy.
-func NewClasses(p *datapath.PolicyState) *Classes {
-	c := &Classes{
-		Addresses: make(map[netip.Addr]ClassKey, len(p.Addresses)),
-		Prefixes:  map[Prefix]ClassKey{},
-		Atoms:     map[ClassKey][]datapath.AtomID{},
+// Changes is in what two policies' classes differ.
+type Changes struct {
+	// Addresses and Prefixes are those that came, went or are in another class.
+	Addresses []netip.Addr
+	Prefixes  []Prefix
+	// Classes are those that came into use, or have other atoms.
+	Classes []ClassKey
+	// Unused are those that nothing belongs to any more.
+	Unused []ClassKey
+}
+
+// NewClasses returns the classes of the empty policy.
+func NewClasses() *Classes {
+	return &Classes{
+		policy:    &datapath.PolicyState{},
+		addresses: map[netip.Addr]ClassKey{},
+		prefixes:  map[Prefix]ClassKey{},
+		cidrs:     newCIDRs(),
+		classes:   map[ClassKey]*class{},
+		byAtom:    map[datapath.AtomID]map[ClassKey]struct{}{},
 	}
-	cidrs := newCIDRs(p.CIDRs)
-	c.cidrs = cidrs
-	for addr, atoms := range p.Addresses {
-		addr = addr.Unmap()
-		c.Addresses[addr] = c.intern(slices.Concat(atoms, cidrs.atomsOf(addr)))
-	}
-	for prefix, atoms := range cidrs.boundaries {
-		c.Prefixes[wide(prefix)] = c.intern(atoms)
-	}
-	if len(c.Prefixes) > 0 {
-		// IPv4 lives inside the IPv6 space as v4-mapped addresses; ::/0 must not reach it.
-		v4 := Prefix{Addr: netip.AddrFrom4([4]byte{}).As16(), Bits: 96}
-		if _, decided := c.Prefixes[v4]; !decided {
-			c.Prefixes[v4] = NoClass
+}
+
+// Address is the class of an address that has an entry of its own.
+func (c *Classes) Address(addr netip.Addr) (ClassKey, bool) {
+	key, ok := c.addresses[addr]
+	return key, ok
+}
+
+// Prefix is the class of the addresses that a prefix decides about.
+func (c *Classes) Prefix(p Prefix) (ClassKey, bool) {
+	key, ok := c.prefixes[p]
+	return key, ok
+}
+
+// Around is the class of those addresses in a prefix that have no longer one.
+func (c *Classes) Around(p Prefix) ClassKey {
+	for bits := p.Bits; bits >= 0; bits-- {
+		if c.cidrs.none(bits) {
+			continue
+		}
+		if key, ok := c.prefixes[p.Cut(bits)]; ok {
+			return key
 		}
 	}
-	return c
+	return NoClass
 }
 
 // Of is the class of an address, by itself or by prefix.
 func (c *Classes) Of(addr netip.Addr) ClassKey {
-	if key, ok := c.Addresses[addr]; ok {
+	if key, ok := c.addresses[addr]; ok {
 		return key
 	}
-	return c.intern(c.cidrs.atomsOf(addr))
+	return ClassKey{CIDRs: c.cidrs.of(addr)}
 }
 
-func (c *Classes) intern(atoms []datapath.AtomID) ClassKey {
-	if len(atoms) == 0 {
-		return NoClass
-	}
-	sorted := slices.Clone(atoms)
-	slices.Sort(sorted)
-	sorted = slices.Compact(sorted)
-	var b strings.Builder
-	for i, atom := range sorted {
-		if i > 0 {
-			b.WriteString(separator)
-		}
-		b.WriteString(string(atom))
-	}
-	key := ClassKey(b.String())
-	c.Atoms[key] = sorted
-	return key
-}
-
-// cidrs knows, for every prefix that some atom names in its range or exceptions, the atoms of the addresses whose longest
-// such prefix it is.
-type cidrs struct {
-	boundaries map[netip.Prefix][]datapath.AtomID
-	// lengths are the prefix lengths in use, longest first: [0] of IPv4, [1] of IPv6.
-	lengths [2][]int
-}
-
-func newCIDRs(atoms map[datapath.AtomID]datapath.CIDR) *cidrs {
-	c := &cidrs{boundaries: map[netip.Prefix][]datapath.AtomID{}}
-	included := map[netip.Prefix][]datapath.AtomID{}
-	excluded := map[netip.Prefix][]datapath.AtomID{}
-	for id, cidr := range atoms {
-		prefix := canonical(cidr.Prefix)
-		included[prefix] = append(included[prefix], id)
-		c.boundaries[prefix] = nil
-		for _, except := range cidr.Except {
-			prefix := canonical(except)
-			excluded[prefix] = append(excluded[prefix], id)
-			c.boundaries[prefix] = nil
-		}
-	}
-	for prefix := range c.boundaries {
-		f := family(prefix.Addr())
-		if !slices.Contains(c.lengths[f], prefix.Bits()) {
-			c.lengths[f] = append(c.lengths[f], prefix.Bits())
-		}
-	}
-	for f := range c.lengths {
-		slices.Sort(c.lengths[f])
-		slices.Reverse(c.lengths[f])
-	}
-	for prefix := range c.boundaries {
-		var in, out []datapath.AtomID
-		for _, bits := range c.lengths[family(prefix.Addr())] {
-			if bits > prefix.Bits() {
-				continue
-			}
-			cover := netip.PrefixFrom(prefix.Addr(), bits).Masked()
-			in = append(in, included[cover]...)
-			out = append(out, excluded[cover]...)
-		}
-		c.boundaries[prefix] = slices.DeleteFunc(in, func(id datapath.AtomID) bool { return slices.Contains(out, id) })
-	}
-	return c
-}
-
-// atomsOf lists the CIDR atoms that an address belongs to.
-func (c *cidrs) atomsOf(addr netip.Addr) []datapath.AtomID {
-	for _, bits := range c.lengths[family(addr)] {
-		if atoms, ok := c.boundaries[netip.PrefixFrom(addr, bits).Masked()]; ok {
-			return atoms
-		}
+// Atoms lists the atoms of a class in use; none for NoClass.
+func (c *Classes) Atoms(key ClassKey) []datapath.AtomID {
+	if in := c.classes[key]; in != nil {
+		return in.atoms
 	}
 	return nil
 }
 
-func family(addr netip.Addr) int {
-	if addr.Is4() {
-		return 0
-	}
-	return 1
+// Used says whether something belongs to a class, NoClass not counted.
+func (c *Classes) Used(key ClassKey) bool { return c.classes[key] != nil }
+
+// With gives the classes that have an atom.
+func (c *Classes) With(atom datapath.AtomID) map[ClassKey]struct{} { return c.byAtom[atom] }
+
+// update collects what one Update changes.
+type update struct {
+	*Classes
+	from *datapath.PolicyState
+	out  Changes
+	// used says of every class whose uses changed whether it had any before.
+	used map[ClassKey]bool
 }
 
-// canonical masks a prefix and writes v4-mapped ones as IPv4, which is what they mean.
-func canonical(p netip.Prefix) netip.Prefix {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+// Update makes the classes those of another policy and returns in what they differ.
+func (c *Classes) Update(to *datapath.PolicyState) Changes {
+	u := &update{Classes: c, from: c.policy, used: map[ClassKey]bool{}}
+	c.policy = to
+	u.groups()
+	moved := c.cidrs.update(u.from.CIDRs, to.CIDRs)
+	u.moveAddresses(regionsOf(moved))
+	u.movePrefixes(moved)
+	for key, before := range u.used {
+		switch now := c.classes[key]; {
+		case now.uses > 0 && !before:
+			u.out.Classes = append(u.out.Classes, key)
+		case now.uses == 0:
+			c.index(key, now.atoms, nil)
+			delete(c.classes, key)
+			if before {
+				u.out.Unused = append(u.out.Unused, key)
+			}
+		}
 	}
-	return p.Masked()
+	u.out.Classes = slices.DeleteFunc(u.out.Classes, func(key ClassKey) bool { return !u.Used(key) })
+	return u.out
 }
 
-func wide(p netip.Prefix) Prefix {
-	bits := p.Bits()
-	if p.Addr().Is4() {
-		bits += 96
+// groups gives the classes of groups that stay their new atoms.
+func (u *update) groups() {
+	changed := map[datapath.GroupID]bool{}
+	for id := range u.policy.Groups.Diff(u.from.Groups, slices.Equal) {
+		if _, known := u.from.Groups.Get(id); known {
+			changed[id] = true
+		}
 	}
-	return Prefix{Addr: p.Addr().As16(), Bits: bits}
+	if len(changed) == 0 {
+		return
+	}
+	for key, in := range u.classes {
+		if changed[key.Group] {
+			before := in.atoms
+			in.atoms = u.atomsOf(key)
+			u.index(key, before, in.atoms)
+			u.out.Classes = append(u.out.Classes, key)
+		}
+	}
+}
+
+// moveAddresses looks again at the addresses that the policy changes, and at those whose prefix it changes.
+func (u *update) moveAddresses(moved regions) {
+	for addr := range u.policy.Addresses.Diff(u.from.Addresses, func(a, b datapath.GroupID) bool { return a == b }) {
+		u.moveAddress(addr)
+	}
+	if len(moved) == 0 {
+		return
+	}
+	for addr := range u.policy.Addresses.All() {
+		if moved.contain(addr.Unmap()) {
+			u.moveAddress(addr)
+		}
+	}
+}
+
+func (u *update) moveAddress(listed netip.Addr) {
+	addr := listed.Unmap()
+	before, had := u.addresses[addr]
+	group, has := u.policy.Addresses.Get(listed)
+	now := ClassKey{Group: group, CIDRs: u.cidrs.of(addr)}
+	if had == has && (!has || before == now) {
+		return
+	}
+	if has {
+		u.addresses[addr] = now
+		u.use(now, 1)
+	} else {
+		delete(u.addresses, addr)
+	}
+	if had {
+		u.use(before, -1)
+	}
+	u.out.Addresses = append(u.out.Addresses, addr)
+}
+
+// movePrefixes looks again at prefixes. When there are any, IPv4 needs one of its own: ::/0 must not reach it.
+func (u *update) movePrefixes(moved []netip.Prefix) {
+	for _, prefix := range moved {
+		joined, has := u.cidrs.boundaries[prefix]
+		u.movePrefix(wide(prefix), ClassKey{CIDRs: joined}, has)
+	}
+	if _, decided := u.cidrs.boundaries[netip.PrefixFrom(netip.IPv4Unspecified(), 0)]; !decided {
+		u.movePrefix(mapped, NoClass, len(u.cidrs.boundaries) > 0)
+	}
+}
+
+func (u *update) movePrefix(prefix Prefix, now ClassKey, has bool) {
+	before, had := u.prefixes[prefix]
+	if had == has && (!has || before == now) {
+		return
+	}
+	if has {
+		u.prefixes[prefix] = now
+		u.use(now, 1)
+	} else {
+		delete(u.prefixes, prefix)
+	}
+	if had {
+		u.use(before, -1)
+	}
+	u.out.Prefixes = append(u.out.Prefixes, prefix)
+}
+
+func (u *update) use(key ClassKey, delta int) {
+	if key == NoClass {
+		return
+	}
+	in := u.classes[key]
+	if in == nil {
+		in = &class{atoms: u.atomsOf(key)}
+		u.classes[key] = in
+		u.index(key, nil, in.atoms)
+	}
+	if _, noted := u.used[key]; !noted {
+		u.used[key] = in.uses > 0
+	}
+	in.uses += delta
+}
+
+func (u *update) atomsOf(key ClassKey) []datapath.AtomID {
+	selectors, _ := u.policy.Groups.Get(key.Group)
+	if key.CIDRs == "" {
+		return selectors
+	}
+	return append(slices.Clip(selectors), split(key.CIDRs)...)
+}
+
+// index notes that a class has other atoms.
+func (c *Classes) index(key ClassKey, before, after []datapath.AtomID) {
+	for _, atom := range before {
+		delete(c.byAtom[atom], key)
+	}
+	for _, atom := range after {
+		if c.byAtom[atom] == nil {
+			c.byAtom[atom] = map[ClassKey]struct{}{}
+		}
+		c.byAtom[atom][key] = struct{}{}
+	}
+	for _, atom := range before {
+		if len(c.byAtom[atom]) == 0 {
+			delete(c.byAtom, atom)
+		}
+	}
 }

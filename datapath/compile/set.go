@@ -5,6 +5,8 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 
 	"skep.dev/skep/datapath"
@@ -137,6 +139,9 @@ func (s *Set) views(from datapath.PolicySet) []Row {
 
 // Entries is how many rules the set has with its defaults, room between tiers included.
 func (s *Set) Entries() int { return s.Bits() + len(s.Defaults) }
+
+// Atoms goes over the atoms that the set's rules name.
+func (s *Set) Atoms() iter.Seq[datapath.AtomID] { return maps.Keys(s.byAtom) }
 
 // Bits is how many bits the set's rows have, those between tiers included.
 func (s *Set) Bits() int {

@@ -114,12 +114,25 @@ func checkEndpoint(ep datapath.Endpoint) error {
 	return nil
 }
 
+// refreshEndpoints writes the entries that the policy has changed.
+func (n *Node) refreshEndpoints() error {
+	var errs []error
+	for _, ep := range n.endpoints {
+		entry, governed := n.endpointEntry(ep)
+		if before, ok := n.written[uint32(ep.Ifindex)]; !governed || !ok || before != entry {
+			errs = append(errs, n.writeEndpoint(ep))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // writeEndpoint writes the one entry that decides what a pod may send and under which policy.
 func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
+	ifindex := uint32(ep.Ifindex)
 	entry, governed := n.endpointEntry(ep)
 	if !governed && n.policy.inherited != nil {
 		// No policy of this process yet: what the last one enforced stays in force.
-		before, ok, err := n.maps.Endpoint.Get(uint32(ep.Ifindex))
+		before, ok, err := n.maps.Endpoint.Get(ifindex)
 		if err != nil {
 			return err
 		}
@@ -128,7 +141,12 @@ func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
 			entry.Flags |= before.Flags & uint32(bpfobj.SkepEndpointFlagENDPOINT_POLICY)
 		}
 	}
-	return n.maps.Endpoint.Put(uint32(ep.Ifindex), entry)
+	delete(n.written, ifindex)
+	if err := n.maps.Endpoint.Put(ifindex, entry); err != nil {
+		return err
+	}
+	n.written[ifindex] = entry
+	return nil
 }
 
 // endpointEntry is the entry of a pod; false when this process has no policy for it yet.
@@ -173,10 +191,12 @@ func (n *Node) forget(ep datapath.Endpoint, addrs []netip.Addr, whole bool) erro
 		if err := n.setOwner(addr, nil); err != nil {
 			return err
 		}
+		n.policy.loose[addr.Unmap()] = true
 		gone = append(gone, addr)
 	}
 	if whole {
 		ifindex := uint32(ep.Ifindex)
+		delete(n.written, ifindex)
 		if err := errors.Join(n.maps.Endpoint.Remove(ifindex), n.maps.EndpointName.Remove(ifindex)); err != nil {
 			return err
 		}

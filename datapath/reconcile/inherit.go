@@ -29,10 +29,12 @@ type inheritance struct {
 func adoptPolicy(n *Node) (*policy, error) {
 	p := &policy{
 		node:      n,
-		classes:   map[compile.ClassKey]uint32{compile.NoClass: noClass},
+		classes:   map[compile.ClassKey]class{compile.NoClass: {number: noClass}},
 		addresses: map[netip.Addr]uint32{},
 		prefixes:  map[compile.Prefix]uint32{},
+		loose:     map[netip.Addr]bool{},
 		sets:      map[datapath.SetID]*liveSet{},
+		naming:    map[datapath.AtomID]map[*liveSet]bool{},
 	}
 	sets, err1 := visibleSets(n)
 	peers, err2 := n.maps.Peer.All()
@@ -205,18 +207,25 @@ func (p *policy) adoptClasses() error {
 
 // inheritClasses gives classes the numbers that their addresses already have. Inherited sets, which are in force until the
 // endpoints move over, then go on to know every address, and a restart drops nothing.
-func (p *policy) inheritClasses(wanted *compile.Classes) {
-	taken := map[uint32]bool{noClass: true}
+func (p *policy) inheritClasses(c *change) {
+	taken := map[uint32]bool{}
+	for _, in := range p.classes {
+		taken[in.number] = true
+	}
 	claim := func(key compile.ClassKey, number uint32) {
 		if _, has := p.classes[key]; !has && !taken[number] {
-			p.classes[key] = number
+			p.classes[key] = class{number, p.computed.Atoms(key)}
 			taken[number] = true
 		}
 	}
-	for addr, key := range wanted.Addresses {
-		claim(key, p.addresses[addr])
+	for _, addr := range c.addresses {
+		if key, ok := p.computed.Address(addr); ok {
+			claim(key, p.addresses[addr])
+		}
 	}
-	for prefix, key := range wanted.Prefixes {
-		claim(key, p.prefixes[prefix])
+	for _, prefix := range c.prefixes {
+		if key, ok := p.computed.Prefix(prefix); ok {
+			claim(key, p.prefixes[prefix])
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
@@ -22,77 +23,41 @@ import (
 // passage is a change from one class to another.
 type passage struct{ from, to uint32 }
 
-// placement says which class every address has: by itself, or by its longest prefix.
-type placement struct {
-	addresses map[netip.Addr]uint32
-	prefixes  map[compile.Prefix]uint32
-	// lengths are those of prefixes, longest first.
-	lengths []int
+// move is an address or a prefix that comes, goes or changes its class.
+type move[K any] struct {
+	key K
+	// via is its class on the way, to the one in the end. Then it keeps its entry if it stays.
+	via, to uint32
+	stays   bool
 }
 
-func newPlacement(addresses map[netip.Addr]uint32, prefixes map[compile.Prefix]uint32) placement {
+// byPrefix gives the class of what has no entry of its own.
+type byPrefix struct {
+	prefixes map[compile.Prefix]uint32
+	lengths  []int // longest first
+}
+
+func newByPrefix(prefixes map[compile.Prefix]uint32) byPrefix {
 	used := map[int]bool{}
 	for prefix := range prefixes {
 		used[prefix.Bits] = true
 	}
 	lengths := slices.Sorted(maps.Keys(used))
 	slices.Reverse(lengths)
-	return placement{addresses, prefixes, lengths}
+	return byPrefix{prefixes, lengths}
 }
 
-func (p placement) ofAddress(addr netip.Addr) uint32 {
-	if class, ok := p.addresses[addr]; ok {
-		return class
-	}
-	return p.ofPrefix(compile.Prefix{Addr: addr.As16(), Bits: 128})
-}
-
-// ofPrefix is the class of those addresses in a prefix that have no longer one.
-func (p placement) ofPrefix(prefix compile.Prefix) uint32 {
-	for _, bits := range p.lengths {
+// of is the class of those addresses in a prefix that have no longer one.
+func (b byPrefix) of(prefix compile.Prefix) uint32 {
+	for _, bits := range b.lengths {
 		if bits > prefix.Bits {
 			continue
 		}
-		if class, ok := p.prefixes[prefix.Cut(bits)]; ok {
+		if class, ok := b.prefixes[prefix.Cut(bits)]; ok {
 			return class
 		}
 	}
 	return noClass
-}
-
-// present is where addresses are now; it is of use until the first of them moves.
-func (p *policy) present() placement { return newPlacement(p.addresses, p.prefixes) }
-
-// final is where a policy wants addresses. Its classes have numbers.
-func (p *policy) final(wanted *compile.Classes) placement {
-	addresses, prefixes := map[netip.Addr]uint32{}, map[compile.Prefix]uint32{}
-	for addr, key := range p.exactClasses(wanted) {
-		addresses[addr] = p.classes[key]
-	}
-	for prefix, key := range wanted.Prefixes {
-		prefixes[prefix] = p.classes[key]
-	}
-	return newPlacement(addresses, prefixes)
-}
-
-// between places addresses on their way, with a number for each passage. Addresses whose class stays keep it.
-func between(from, to placement, number func(passage) uint32) placement {
-	through := func(way passage) uint32 {
-		if way.from == way.to {
-			return way.to
-		}
-		return number(way)
-	}
-	addresses, prefixes := map[netip.Addr]uint32{}, map[compile.Prefix]uint32{}
-	for _, side := range []placement{from, to} {
-		for addr := range side.addresses {
-			addresses[addr] = through(passage{from.ofAddress(addr), to.ofAddress(addr)})
-		}
-		for prefix := range side.prefixes {
-			prefixes[prefix] = through(passage{from.ofPrefix(prefix), to.ofPrefix(prefix)})
-		}
-	}
-	return newPlacement(addresses, prefixes)
 }
 
 // setsChange says whether a pod that has a policy moves to another set.
@@ -108,30 +73,74 @@ func (p *policy) setsChange(state *datapath.PolicyState) bool {
 	return false
 }
 
-// planPassages numbers the passages of a change, if it needs any.
-func (p *policy) planPassages(c *change) {
-	c.final = p.final(c.wanted)
-	if !p.setsChange(c.state) {
-		return
+// planMoves finds what changes its class, and numbers the passages if sets change too. Classes have their numbers.
+func (p *policy) planMoves(c *change) {
+	through := func(_, to uint32) uint32 { return to }
+	if p.setsChange(c.state) {
+		c.passages = map[passage]uint32{}
+		through = func(from, to uint32) uint32 { return p.numberPassage(c, passage{from, to}) }
 	}
-	c.passages = map[passage]uint32{}
-	between := between(p.present(), c.final, func(way passage) uint32 {
-		if _, numbered := c.passages[way]; !numbered {
-			p.node.state.NextClass++
-			c.passages[way] = p.node.state.NextClass
+	present := sync.OnceValue(func() byPrefix { return newByPrefix(p.prefixes) })
+	for _, addr := range c.addresses {
+		from, has := p.addresses[addr]
+		_, stays := p.classOf(addr)
+		to := p.classes[p.computed.Of(addr)].number
+		if has == stays && (!has || from == to) {
+			continue
 		}
-		return c.passages[way]
-	})
-	if len(c.passages) > 0 {
-		c.between = &between
+		if !has {
+			from = present().of(compile.Prefix{Addr: addr.As16(), Bits: 128})
+		}
+		c.moves = append(c.moves, move[netip.Addr]{addr, through(from, to), to, stays})
 	}
+	for _, prefix := range c.prefixes {
+		from, has := p.prefixes[prefix]
+		_, stays := p.computed.Prefix(prefix)
+		to := p.classes[p.computed.Around(prefix)].number
+		if has == stays && (!has || from == to) {
+			continue
+		}
+		if !has {
+			from = present().of(prefix)
+		}
+		c.prefixMoves = append(c.prefixMoves, move[compile.Prefix]{prefix, through(from, to), to, stays})
+	}
+	slices.SortFunc(c.prefixMoves, longestFirst)
+}
+
+// numberPassage is the class of what passes from one class to another. What does not change keeps its class.
+func (p *policy) numberPassage(c *change, way passage) uint32 {
+	if way.from == way.to {
+		return way.to
+	}
+	if _, numbered := c.passages[way]; !numbered {
+		p.node.state.NextClass++
+		c.passages[way] = p.node.state.NextClass
+	}
+	return c.passages[way]
 }
 
 // openPassages gives the passages their rows in the sets that are in force.
 func (p *policy) openPassages(c *change) error {
-	for _, set := range p.sets {
-		for way, number := range c.passages {
-			if err := p.copyPeer(set, way.from, number); err != nil {
+	if len(c.passages) == 0 {
+		return nil
+	}
+	// Rows are as the classes were.
+	atoms := map[uint32][]datapath.AtomID{}
+	for key, in := range p.classes {
+		if before, changed := c.before[key]; changed {
+			in = before
+		}
+		atoms[in.number] = in.atoms
+	}
+	for way, number := range c.passages {
+		ids, known := atoms[way.from]
+		sets := p.live()
+		if known {
+			sets = maps.Keys(p.setsNaming(ids))
+		}
+		for set := range sets {
+			if err := p.copyPeer(c, set, way.from, number); err != nil {
 				return err
 			}
 		}
@@ -142,72 +151,107 @@ func (p *policy) openPassages(c *change) error {
 	return p.inherited.openPassages(p, c.passages)
 }
 
-// copyPeer gives a class the row of another one. Without a row both have that of no class.
-func (p *policy) copyPeer(s *liveSet, from, to uint32) error {
+// opened is the row of a passage in a set.
+type opened struct {
+	set   *liveSet
+	class uint32
+}
+
+// copyPeer gives a passage the row of a class. Without a row both have that of no class.
+func (p *policy) copyPeer(c *change, s *liveSet, from, to uint32) error {
 	stored := s.peers[from]
 	if stored == nil {
 		return nil
 	}
 	stored.refs++
 	s.peers[to] = stored
+	c.opened = append(c.opened, opened{s, to})
 	return p.node.maps.Peer.Put(bpfobj.SkepPeerKey{Set: s.number, Class: to}, stored.row)
 }
 
-// place puts every address where it belongs. What an address has at any moment is what it had before or what it will have: a prefix is
-// written after the longer ones in it, and removed before them.
-func (p *policy) place(to placement) error {
-	for addr, class := range to.addresses {
-		if before, ok := p.addresses[addr]; ok && before == class {
-			continue
-		}
-		if err := p.node.setClass(addr, &class); err != nil {
+// pass puts everything that moves where it passes through, and arrive where it goes. What an address has at any moment is what it
+// had before or what it will have: a prefix is written after the longer ones in it, and removed before them.
+func (p *policy) pass(c *change) error {
+	for _, m := range c.moves {
+		if err := p.placeAddress(m.key, m.via); err != nil {
 			return err
 		}
 	}
-	if err := p.placePrefixes(to); err != nil {
-		return err
+	for _, m := range c.prefixMoves {
+		if err := p.placePrefix(m.key, m.via); err != nil {
+			return err
+		}
 	}
-	for addr := range p.addresses {
-		if _, keep := to.addresses[addr]; keep {
+	return p.saveHasCIDR()
+}
+
+func (p *policy) arrive(c *change) error {
+	for _, m := range c.moves {
+		if !m.stays {
 			continue
 		}
-		if err := p.node.setClass(addr, nil); err != nil {
+		if err := p.placeAddress(m.key, m.to); err != nil {
+			return err
+		}
+	}
+	if err := p.arrivePrefixes(c); err != nil {
+		return err
+	}
+	for _, m := range c.moves {
+		if m.stays {
+			continue
+		}
+		if err := p.node.setClass(m.key, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *policy) placePrefixes(to placement) error {
-	for _, prefix := range slices.SortedFunc(maps.Keys(to.prefixes), longestFirst) {
-		class := to.prefixes[prefix]
-		if before, ok := p.prefixes[prefix]; ok && before == class {
+func (p *policy) arrivePrefixes(c *change) error {
+	for _, m := range c.prefixMoves {
+		if !m.stays {
 			continue
 		}
-		if err := p.node.maps.CIDR.Put(bpfmap.CIDRKey(prefix), class); err != nil {
+		if err := p.placePrefix(m.key, m.to); err != nil {
 			return err
 		}
-		p.prefixes[prefix] = class
 	}
 	if err := p.saveHasCIDR(); err != nil {
 		return err
 	}
-	gone := slices.SortedFunc(maps.Keys(p.prefixes), longestFirst)
-	slices.Reverse(gone)
-	for _, prefix := range gone {
-		if _, keep := to.prefixes[prefix]; keep {
+	for _, m := range slices.Backward(c.prefixMoves) {
+		if m.stays {
 			continue
 		}
-		if err := p.node.maps.CIDR.Remove(bpfmap.CIDRKey(prefix)); err != nil {
+		if err := p.node.maps.CIDR.Remove(bpfmap.CIDRKey(m.key)); err != nil {
 			return err
 		}
-		delete(p.prefixes, prefix)
+		delete(p.prefixes, m.key)
 	}
 	return p.saveHasCIDR()
 }
 
-func longestFirst(a, b compile.Prefix) int {
-	return cmp.Or(cmp.Compare(b.Bits, a.Bits), slices.Compare(a.Addr[:], b.Addr[:]))
+func (p *policy) placeAddress(addr netip.Addr, class uint32) error {
+	if before, ok := p.addresses[addr]; ok && before == class {
+		return nil
+	}
+	return p.node.setClass(addr, &class)
+}
+
+func (p *policy) placePrefix(prefix compile.Prefix, class uint32) error {
+	if before, ok := p.prefixes[prefix]; ok && before == class {
+		return nil
+	}
+	if err := p.node.maps.CIDR.Put(bpfmap.CIDRKey(prefix), class); err != nil {
+		return err
+	}
+	p.prefixes[prefix] = class
+	return nil
+}
+
+func longestFirst(a, b move[compile.Prefix]) int {
+	return cmp.Or(cmp.Compare(b.key.Bits, a.key.Bits), slices.Compare(a.key.Addr[:], b.key.Addr[:]))
 }
 
 // saveHasCIDR tells programs whether there is any prefix to look for.
@@ -224,12 +268,10 @@ func (p *policy) saveHasCIDR() error {
 }
 
 // closePassages removes the rows of passages that nobody is in any more.
-func (p *policy) closePassages(numbers []uint32) error {
+func (p *policy) closePassages(rows []opened) error {
 	var errs []error
-	for _, number := range numbers {
-		for _, set := range p.sets {
-			errs = append(errs, p.dropClass(set, number))
-		}
+	for _, row := range rows {
+		errs = append(errs, p.dropClass(row.set, row.class))
 	}
 	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -27,27 +28,51 @@ type policy struct {
 	portSpace *extents // of skep_port
 	nodeSpace *extents // of skep_port_index
 	counters  *counters
-	classes   map[compile.ClassKey]uint32
+	// computed are the classes of the policy in force; nil when that is not known in whole, and all has to be compared.
+	computed  *compile.Classes
+	classes   map[compile.ClassKey]class
 	addresses map[netip.Addr]uint32
 	prefixes  map[compile.Prefix]uint32
-	sets      map[datapath.SetID]*liveSet
+	// loose are addresses whose pod has gone from this node.
+	loose map[netip.Addr]bool
+	sets  map[datapath.SetID]*liveSet
+	// naming says which sets in the maps name an atom.
+	naming    map[datapath.AtomID]map[*liveSet]bool
 	endpoints map[datapath.EndpointID]datapath.EndpointPolicy
-	// passing are the numbers of passages whose rows may still be there.
-	passing []uint32
+	// passing are rows of passages that may still be there.
+	passing []opened
+	// leaving and left are sets and classes that the next collection deletes. Until then a set may be in use.
+	leaving []*liveSet
+	left    []class
 	// inherited is what an earlier process left: in force until the first policy of this one, deleted after it.
 	inherited *inheritance
 }
 
+// class is a class in the maps: the rows under its number are those of its atoms, in every set that stays.
+type class struct {
+	number uint32
+	atoms  []datapath.AtomID
+}
+
 // change is a policy on its way into the maps.
 type change struct {
-	state      *datapath.PolicyState
-	wanted     *compile.Classes
-	newSets    []*liveSet
-	newClasses []compile.ClassKey
-	// final is where addresses go; between is where they pass through, nil when they need not.
-	final    placement
-	between  *placement
-	passages map[passage]uint32
+	state *datapath.PolicyState
+	// all says that everything is compared.
+	all bool
+	// addresses and prefixes are those that may need other classes.
+	addresses []netip.Addr
+	prefixes  []compile.Prefix
+	// classes may need other numbers, or other atoms; unused ones go.
+	classes, unused []compile.ClassKey
+	newSets         []*liveSet
+	newClasses      []class
+	// before are the classes as they were; without a number when they were not there.
+	before map[compile.ClassKey]class
+	// moves and prefixMoves are what changes; passages are needed on the way if sets change too, opened are their rows.
+	moves       []move[netip.Addr]
+	prefixMoves []move[compile.Prefix]
+	passages    map[passage]uint32
+	opened      []opened
 }
 
 /*
@@ -60,15 +85,24 @@ apply makes before it breaks:
 	generation                                                   known flows are judged again
 	what nobody refers to is deleted
 
-Whatever fails before the addresses flip is undone, and the last policy stays in force untouched.
+Whatever fails before the addresses flip is undone, and the last policy stays in force untouched. After a failure the next policy is
+compared with all that is in the maps, and not only with the last one.
 */
-func (p *policy) apply(state *datapath.PolicyState, wanted *compile.Classes) error {
-	c := &change{state: state, wanted: wanted}
+func (p *policy) apply(state *datapath.PolicyState) error {
 	compiled, err := p.compileNew(state)
 	if err != nil {
 		return err
 	}
-	if err := p.checkRoom(c, compiled); err != nil {
+	if err := p.replace(state, compiled); err != nil {
+		p.computed = nil
+		return err
+	}
+	return nil
+}
+
+func (p *policy) replace(state *datapath.PolicyState, compiled []*compile.Set) error {
+	c := p.compare(state)
+	if err := p.checkRoom(c); err != nil {
 		return err
 	}
 	if err := p.make(c, compiled); err != nil {
@@ -84,6 +118,37 @@ func (p *policy) apply(state *datapath.PolicyState, wanted *compile.Classes) err
 		return fmt.Errorf("remove what the last policy left: %w", err)
 	}
 	return nil
+}
+
+// compare finds what the new policy may change. Addresses of this node's pods are always looked at: pods come without a change of
+// policy.
+func (p *policy) compare(state *datapath.PolicyState) *change {
+	c := &change{state: state, all: p.computed == nil, before: map[compile.ClassKey]class{}}
+	if c.all {
+		p.computed = compile.NewClasses()
+	}
+	found := p.computed.Update(state)
+	c.addresses, c.prefixes, c.classes, c.unused = found.Addresses, found.Prefixes, found.Classes, found.Unused
+	c.addresses = slices.AppendSeq(c.addresses, maps.Keys(p.node.owners))
+	c.addresses = slices.AppendSeq(c.addresses, maps.Keys(p.loose))
+	if c.all {
+		c.addresses = slices.AppendSeq(c.addresses, maps.Keys(p.addresses))
+		c.prefixes = slices.AppendSeq(c.prefixes, maps.Keys(p.prefixes))
+		c.unused = slices.AppendSeq(c.unused, maps.Keys(p.classes))
+	}
+	return c
+}
+
+// classOf is the class of an address if it gets an entry: because the policy names it, or because it is that of a pod of this node,
+// which would have to be looked for by prefix with every connection.
+func (p *policy) classOf(addr netip.Addr) (compile.ClassKey, bool) {
+	if key, ok := p.computed.Address(addr); ok {
+		return key, true
+	}
+	if _, owned := p.node.owners[addr]; owned {
+		return p.computed.Of(addr), true
+	}
+	return compile.NoClass, false
 }
 
 func (p *policy) compileNew(state *datapath.PolicyState) ([]*compile.Set, error) {
@@ -113,28 +178,30 @@ func (p *policy) compileNew(state *datapath.PolicyState) ([]*compile.Set, error)
 }
 
 // checkRoom refuses a policy that cannot fit beside the present one before anything is written.
-func (p *policy) checkRoom(c *change, compiled []*compile.Set) error {
-	tables := p.node.maps
-	addresses, prefixes := len(p.addresses), len(p.prefixes)
-	for addr := range c.wanted.Addresses {
-		if _, ok := p.addresses[addr]; !ok {
-			addresses++
-		}
-	}
+func (p *policy) checkRoom(c *change) error {
+	more := map[netip.Addr]bool{}
 	for addr := range p.node.owners {
+		if _, classified := p.addresses[addr]; !classified {
+			more[addr] = true
+		}
+	}
+	for _, addr := range c.addresses {
 		_, classified := p.addresses[addr]
-		if _, wanted := c.wanted.Addresses[addr]; !classified && !wanted {
-			addresses++
+		if _, wanted := p.classOf(addr); wanted && !classified {
+			more[addr] = true
 		}
 	}
-	for prefix := range c.wanted.Prefixes {
-		if _, ok := p.prefixes[prefix]; !ok {
-			prefixes++
+	prefixes := map[compile.Prefix]bool{}
+	for _, prefix := range c.prefixes {
+		_, classified := p.prefixes[prefix]
+		if _, wanted := p.computed.Prefix(prefix); wanted && !classified {
+			prefixes[prefix] = true
 		}
 	}
+	tables := p.node.maps
 	return errors.Join(
-		room(tables.Address.Map, tables.Address.Name, addresses),
-		room(tables.CIDR.Map, tables.CIDR.Name, prefixes),
+		room(tables.Address.Map, tables.Address.Name, len(p.addresses)+len(more)),
+		room(tables.CIDR.Map, tables.CIDR.Name, len(p.prefixes)+len(prefixes)),
 	)
 }
 
@@ -147,23 +214,15 @@ func room(m *ebpf.Map, name string, entries int) error {
 
 // make writes everything that the new policy needs and the old one does not see.
 func (p *policy) make(c *change, compiled []*compile.Set) error {
-	if p.inherited != nil {
-		p.inheritClasses(c.wanted)
-	}
-	for class := range c.wanted.Atoms {
-		if _, known := p.classes[class]; !known {
-			p.node.state.NextClass++
-			p.classes[class] = p.node.state.NextClass
-			c.newClasses = append(c.newClasses, class)
-		}
-	}
-	p.planPassages(c)
+	p.numberClasses(c)
+	p.planMoves(c)
 	if err := p.node.saveState(); err != nil {
 		return err
 	}
-	if len(c.newClasses) > 0 || len(c.passages) > 0 {
-		for _, set := range p.sets {
-			if err := p.addClasses(set, c.newClasses, c.wanted.Atoms); err != nil {
+	if len(c.newClasses)+len(c.passages) > 0 {
+		rows := p.rowsOf(c.newClasses)
+		for set := range p.live() {
+			if err := p.addClasses(set, rows[set]); err != nil {
 				return err
 			}
 		}
@@ -171,21 +230,18 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 	if err := p.openPassages(c); err != nil {
 		return err
 	}
-	var all []compile.ClassKey
-	for class := range c.wanted.Atoms {
-		all = append(all, class)
-	}
 	for _, s := range compiled {
 		set, err := p.writeSet(s)
 		if set != nil {
 			c.newSets = append(c.newSets, set)
+			p.name(set)
 		}
 		if err == nil {
-			err = p.addClasses(set, all, c.wanted.Atoms)
+			err = p.addClasses(set, p.classesFor(set))
 		}
 		for way, number := range c.passages {
 			if err == nil {
-				err = p.copyPeer(set, way.to, number)
+				err = p.copyPeer(c, set, way.to, number)
 			}
 		}
 		if err != nil {
@@ -195,21 +251,176 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 	return nil
 }
 
+// live goes over the sets in the maps that endpoints may refer to.
+func (p *policy) live() iter.Seq[*liveSet] {
+	return func(yield func(*liveSet) bool) {
+		for _, set := range p.sets {
+			if !yield(set) {
+				return
+			}
+		}
+		for _, set := range p.leaving {
+			if !yield(set) {
+				return
+			}
+		}
+	}
+}
+
+func (p *policy) isLive(s *liveSet) bool { return p.sets[s.ID] == s || slices.Contains(p.leaving, s) }
+
+// numberClasses gives new classes their numbers. A class whose atoms change keeps its number, with its addresses and rows, if
+// no set that stays tells the difference: rows of the sets that leave go on to mean what they meant, and those of new sets are yet
+// to be written. So it is cheap when the first or last rule comes or goes that names a peer, however many addresses that has.
+func (p *policy) numberClasses(c *change) {
+	if p.inherited != nil {
+		p.inheritClasses(c)
+	}
+	replaced := map[uint32]bool{}
+	for _, key := range c.classes {
+		before, known := p.classes[key]
+		atoms := p.computed.Atoms(key)
+		if known && sameAtoms(before.atoms, atoms) {
+			continue
+		}
+		c.before[key] = before
+		if known && !p.tellsApart(c, before.atoms, atoms) {
+			p.classes[key] = class{before.number, atoms}
+			continue
+		}
+		p.node.state.NextClass++
+		p.classes[key] = class{p.node.state.NextClass, atoms}
+		c.newClasses = append(c.newClasses, p.classes[key])
+		if known {
+			replaced[before.number] = true
+			p.left = append(p.left, before)
+		}
+	}
+	if len(replaced) > 0 {
+		c.addresses = appendMembers(c.addresses, p.addresses, replaced)
+		c.prefixes = appendMembers(c.prefixes, p.prefixes, replaced)
+	}
+}
+
+func sameAtoms(a, b []datapath.AtomID) bool {
+	if slices.Equal(a, b) {
+		return true
+	}
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
+// tellsApart says whether a set that stays names an atom that only one of the lists has.
+func (p *policy) tellsApart(c *change, a, b []datapath.AtomID) bool {
+	for _, atoms := range [2][2][]datapath.AtomID{{a, b}, {b, a}} {
+		for _, atom := range atoms[0] {
+			if !slices.Contains(atoms[1], atom) && p.staysNamed(c, atom) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (p *policy) staysNamed(c *change, atom datapath.AtomID) bool {
+	for set := range p.naming[atom] {
+		if _, wanted := c.state.Sets[set.ID]; wanted && p.sets[set.ID] == set {
+			return true
+		}
+	}
+	return false
+}
+
+func appendMembers[K comparable](to []K, classes map[K]uint32, of map[uint32]bool) []K {
+	for k, number := range classes {
+		if of[number] {
+			to = append(to, k)
+		}
+	}
+	return to
+}
+
+// rowsOf says which sets need rows of classes: those that name one of their atoms.
+func (p *policy) rowsOf(classes []class) map[*liveSet][]class {
+	out := map[*liveSet][]class{}
+	for _, in := range classes {
+		for set := range p.setsNaming(in.atoms) {
+			out[set] = append(out[set], in)
+		}
+	}
+	return out
+}
+
+func (p *policy) setsNaming(atoms []datapath.AtomID) map[*liveSet]bool {
+	out := map[*liveSet]bool{}
+	for _, atom := range atoms {
+		maps.Copy(out, p.naming[atom])
+	}
+	return out
+}
+
+// classesFor lists the classes that have an atom which a set names.
+func (p *policy) classesFor(set *liveSet) []class {
+	keys := map[compile.ClassKey]bool{}
+	var out []class
+	for atom := range set.Atoms() {
+		for key := range p.computed.With(atom) {
+			if !keys[key] {
+				keys[key] = true
+				out = append(out, p.classes[key])
+			}
+		}
+	}
+	return out
+}
+
+// name enters a set's atoms in naming; unname takes them out again.
+func (p *policy) name(set *liveSet) {
+	for atom := range set.Atoms() {
+		if p.naming[atom] == nil {
+			p.naming[atom] = map[*liveSet]bool{}
+		}
+		p.naming[atom][set] = true
+	}
+}
+
+func (p *policy) unname(set *liveSet) {
+	for atom := range set.Atoms() {
+		delete(p.naming[atom], set)
+		if len(p.naming[atom]) == 0 {
+			delete(p.naming, atom)
+		}
+	}
+}
+
 // undo removes what make wrote. Class numbers stay used up: they are never given out twice.
 func (p *policy) undo(c *change) error {
-	var errs []error
-	for _, set := range c.newSets {
-		errs = append(errs, p.removeSet(set))
-	}
-	for _, class := range c.newClasses {
-		for _, set := range p.sets {
-			errs = append(errs, p.dropClass(set, p.classes[class]))
-		}
-		delete(p.classes, class)
-	}
-	errs = append(errs, p.closePassages(slices.Collect(maps.Values(c.passages))))
+	errs := []error{p.closePassages(c.opened)}
 	if p.inherited != nil {
 		errs = append(errs, p.inherited.closePassages(p))
+	}
+	for _, set := range c.newSets {
+		p.unname(set)
+		errs = append(errs, p.removeSet(set))
+	}
+	errs = append(errs, p.dropClasses(c.newClasses))
+	for key, before := range c.before {
+		if before.number == noClass {
+			delete(p.classes, key)
+			continue
+		}
+		p.left = slices.DeleteFunc(p.left, func(in class) bool { return in.number == before.number })
+		p.classes[key] = before
+	}
+	return errors.Join(errs...)
+}
+
+// dropClasses removes classes' rows from the sets that have them.
+func (p *policy) dropClasses(classes []class) error {
+	var errs []error
+	for set, rows := range p.rowsOf(classes) {
+		for _, in := range rows {
+			errs = append(errs, p.dropClass(set, in.number))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -217,6 +428,12 @@ func (p *policy) undo(c *change) error {
 // flip lets the new policy decide. Meanwhile state.flips is odd: programs then look at each address again instead of trusting what
 // they read of a sender before. It stays so when a flip fails halfway.
 func (p *policy) flip(c *change) error {
+	for id, set := range p.sets {
+		if _, stays := c.state.Sets[id]; !stays {
+			p.leaving = append(p.leaving, set)
+			delete(p.sets, id)
+		}
+	}
 	for _, set := range c.newSets {
 		p.sets[set.ID] = set
 	}
@@ -227,66 +444,49 @@ func (p *policy) flip(c *change) error {
 	if err := p.node.saveState(); err != nil {
 		return err
 	}
-	if c.between != nil {
-		p.passing = slices.AppendSeq(p.passing, maps.Values(c.passages))
-		if err := p.place(*c.between); err != nil {
+	if len(c.passages) > 0 {
+		p.passing = append(p.passing, c.opened...)
+		if err := p.pass(c); err != nil {
 			return err
 		}
 	}
 	p.endpoints = c.state.Endpoints
-	if err := p.writeEndpoints(); err != nil {
+	if err := p.node.refreshEndpoints(); err != nil {
 		return err
 	}
-	if err := p.place(c.final); err != nil {
+	if err := p.arrive(c); err != nil {
 		return err
 	}
 	// Each of them holds the classes of its own addresses too.
-	if err := p.writeEndpoints(); err != nil {
+	if err := p.node.refreshEndpoints(); err != nil {
 		return err
 	}
 	state.Flips++
 	return p.node.saveState()
 }
 
-// exactClasses are the classes of addresses that get an entry: those that the policy names, and this node's pods, which would have to
-// be looked for by prefix with every connection.
-func (p *policy) exactClasses(wanted *compile.Classes) map[netip.Addr]compile.ClassKey {
-	out := maps.Clone(wanted.Addresses)
-	for addr := range p.node.owners {
-		out[addr] = wanted.Of(addr)
-	}
-	return out
-}
-
-func (p *policy) writeEndpoints() error {
-	var errs []error
-	for _, ep := range p.node.endpoints {
-		errs = append(errs, p.node.writeEndpoint(ep))
-	}
-	return errors.Join(errs...)
-}
-
 // collect deletes sets and classes that are no longer in use.
 func (p *policy) collect(c *change) error {
 	var errs []error
-	for id, set := range p.sets {
-		if _, keep := c.state.Sets[id]; keep {
-			continue
-		}
-		errs = append(errs, p.removeSet(set))
-		delete(p.sets, id)
+	if c.all || len(c.newSets)+len(p.leaving) > 0 {
+		errs = append(errs, p.counters.keep(c.state))
 	}
-	for class, number := range p.classes {
-		if _, keep := c.wanted.Atoms[class]; keep || class == compile.NoClass {
-			continue
-		}
-		for _, set := range p.sets {
-			errs = append(errs, p.dropClass(set, number))
-		}
-		delete(p.classes, class)
-	}
-	errs = append(errs, p.closePassages(p.passing), p.counters.keep(c.state))
+	errs = append(errs, p.closePassages(p.passing))
 	p.passing = nil
+	for _, set := range p.leaving {
+		p.unname(set)
+		errs = append(errs, p.removeSet(set))
+	}
+	p.leaving = nil
+	for _, key := range c.unused {
+		if in, known := p.classes[key]; known && key != compile.NoClass && !p.computed.Used(key) {
+			p.left = append(p.left, in)
+			delete(p.classes, key)
+		}
+	}
+	errs = append(errs, p.dropClasses(p.left))
+	p.left = nil
+	clear(p.loose)
 	if p.inherited != nil {
 		errs = append(errs, p.inherited.remove(p))
 		p.inherited = nil
@@ -300,9 +500,21 @@ func (p *policy) setNumbers(id datapath.EndpointID) (ingress, egress uint32, ok 
 	if !named {
 		return 0, 0, false
 	}
-	in, out := p.sets[sets.Ingress], p.sets[sets.Egress]
+	in, out := p.set(sets.Ingress), p.set(sets.Egress)
 	if in == nil || out == nil {
 		return 0, 0, false
 	}
 	return in.number, out.number, true
+}
+
+// set finds a set that an endpoint may have: a flip that failed halfway leaves some with sets that are to go.
+func (p *policy) set(id datapath.SetID) *liveSet {
+	if set := p.sets[id]; set != nil {
+		return set
+	}
+	i := slices.IndexFunc(p.leaving, func(s *liveSet) bool { return s.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return p.leaving[i]
 }

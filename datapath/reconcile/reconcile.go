@@ -13,7 +13,6 @@ import (
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
 	"skep.dev/skep/datapath/bpfobj"
-	"skep.dev/skep/datapath/compile"
 )
 
 // bumpInterval is the least time between two policy generations. Every generation has all flows judged again, so a busy cluster
@@ -35,11 +34,13 @@ type Node struct {
 	state     bpfobj.SkepState
 	bumped    time.Time
 	endpoints map[datapath.EndpointID]datapath.Endpoint
-	owners    map[netip.Addr]datapath.Endpoint // by address; of two endpoints with one address the newer
-	policy    *policy
-	nodes     map[bpfobj.SkepAddr]uint32 // nil before the first are set
-	services  map[datapath.Frontend]*liveService
-	retired   []retiredService
+	// written are the endpoints' entries as this process wrote them, by interface.
+	written  map[uint32]bpfobj.SkepEndpoint
+	owners   map[netip.Addr]datapath.Endpoint // by address; of two endpoints with one address the newer
+	policy   *policy
+	nodes    map[bpfobj.SkepAddr]uint32 // nil before the first are set
+	services map[datapath.Frontend]*liveService
+	retired  []retiredService
 }
 
 // New takes over the maps as they are.
@@ -47,6 +48,7 @@ func New(maps *bpfmap.Maps, clock Clock) (*Node, error) {
 	n := &Node{
 		maps: maps, clock: clock,
 		endpoints: map[datapath.EndpointID]datapath.Endpoint{},
+		written:   map[uint32]bpfobj.SkepEndpoint{},
 		owners:    map[netip.Addr]datapath.Endpoint{},
 		services:  map[datapath.Frontend]*liveService{},
 	}
@@ -91,6 +93,5 @@ func (n *Node) bump() error {
 func (n *Node) SetPolicy(p *datapath.PolicyState) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	classes := compile.NewClasses(p)
-	return n.policy.apply(p, classes)
+	return n.policy.apply(p)
 }

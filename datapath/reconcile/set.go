@@ -7,7 +7,6 @@ import (
 	"math/bits"
 	"slices"
 
-	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
 	"skep.dev/skep/datapath/bpfobj"
 	"skep.dev/skep/datapath/compile"
@@ -161,13 +160,13 @@ func (p *policy) writePeer(s *liveSet, class uint32, row compile.Row) error {
 }
 
 // addClasses writes the rows of classes, then declares the set complete for all classes numbered so far.
-func (p *policy) addClasses(s *liveSet, classes []compile.ClassKey, atoms map[compile.ClassKey][]datapath.AtomID) error {
-	for _, class := range classes {
-		row, differs := s.PeerRow(atoms[class])
+func (p *policy) addClasses(s *liveSet, classes []class) error {
+	for _, in := range classes {
+		row, differs := s.PeerRow(in.atoms)
 		if !differs {
 			continue
 		}
-		if err := p.writePeer(s, p.classes[class], row); err != nil {
+		if err := p.writePeer(s, in.number, row); err != nil {
 			return err
 		}
 	}

@@ -99,9 +99,9 @@ func (n *Node) plainChecks() []check {
 // eachSet makes a part of each live set.
 func eachSet[V comparable](p *policy, where func(*liveSet) run, entries func(*liveSet) []V) []part[V] {
 	parts := make([]part[V], 0, len(p.sets))
-	for _, s := range p.sets {
+	for s := range p.live() {
 		parts = append(parts, part[V]{where(s), func() []V {
-			if p.sets[s.ID] != s {
+			if !p.isLive(s) {
 				return nil
 			}
 			return entries(s)
@@ -148,7 +148,7 @@ func (p *policy) peerCheck() check {
 	byNumber := map[uint32]*liveSet{}
 	c := checkKeyed(p.node.maps.Peer, true, func() []bpfobj.SkepPeerKey {
 		var keys []bpfobj.SkepPeerKey
-		for _, s := range p.sets {
+		for s := range p.live() {
 			for class := range s.peers {
 				keys = append(keys, bpfobj.SkepPeerKey{Set: s.number, Class: class})
 			}
@@ -162,7 +162,7 @@ func (p *policy) peerCheck() check {
 	})
 	c.begin = func() {
 		clear(byNumber)
-		for _, s := range p.sets {
+		for s := range p.live() {
 			byNumber[s.number] = s
 		}
 	}

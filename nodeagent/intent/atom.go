@@ -3,7 +3,10 @@
 package intent
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -40,8 +43,12 @@ type atom struct {
 	peer
 	id    datapath.AtomID
 	named *podPort
+	// serial numbers atoms in the order in which they came into use.
+	serial uint32
 	// refs counts the sets that hold it.
 	refs int
+	// groups are those whose addresses belong to it.
+	groups map[*group]struct{}
 }
 
 func parsePeer(p networkingv1.NetworkPolicyPeer, namespace string) (peer, error) {
@@ -191,24 +198,85 @@ func (a *atom) containsAddress(addr netip.Addr) bool {
 	return !slices.ContainsFunc(a.cidr.Except, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// acquireAtom returns the atom, made and evaluated against every profile if it is new.
+// atomIndex says where to look for atoms.
+type atomIndex struct {
+	// pods are those that select profiles, by namespace, or under "" when they may select in any.
+	pods map[string]map[*atom]struct{}
+	// byAddress depend on the address of a pod too, nodes on the nodes that have it.
+	byAddress, nodes map[*atom]struct{}
+}
+
+// list is the part of the index that an atom belongs to; nil for CIDRs, which are not resolved here, and for a port name at nodes,
+// which means nothing.
+func (x *atomIndex) list(a *atom) map[*atom]struct{} {
+	switch {
+	case a.byAddress():
+		return x.byAddress
+	case a.nodes != nil && a.named == nil:
+		return x.nodes
+	case a.nodes != nil || a.cidr != nil:
+		return nil
+	}
+	if x.pods[a.namespace] == nil {
+		x.pods[a.namespace] = map[*atom]struct{}{}
+	}
+	return x.pods[a.namespace]
+}
+
+// acquireAtom returns the atom, made and evaluated against all that it may select if it is new.
 func (c *Cluster) acquireAtom(p peer, named *podPort) *atom {
 	id := p.atomID(named)
 	a := c.atoms[id]
 	if a == nil {
-		a = &atom{peer: p, id: id, named: named}
+		c.lastAtom++
+		a = &atom{peer: p, id: id, named: named, serial: c.lastAtom, groups: map[*group]struct{}{}}
 		c.atoms[id] = a
-		c.addressesStale = c.addressesStale || a.byAddress() || a.nodes != nil
-		for _, pr := range c.profiles {
-			if a.selects(pr) {
-				pr.selected[a] = struct{}{}
-				pr.atomIDs = nil
-				c.addressesStale = true
-			}
+		if a.cidr != nil && named == nil {
+			c.cidrs.Put(id, *a.cidr)
 		}
+		if list := c.index.list(a); list != nil {
+			list[a] = struct{}{}
+		}
+		c.groups.add(a, c.evaluate(a))
 	}
 	a.refs++
 	return a
+}
+
+// evaluate lists the addresses that belong to a new atom, and notes it in the profiles that it selects.
+func (c *Cluster) evaluate(a *atom) []netip.Addr {
+	var out []netip.Addr
+	switch {
+	case a.byAddress():
+		for addr, pr := range c.held {
+			if a.admitsPort(pr) && a.containsAddress(addr) {
+				out = append(out, addr)
+			}
+		}
+	case a.nodes != nil && a.named == nil:
+		for _, n := range c.nodePeers {
+			if a.nodes.Matches(n.labels) {
+				out = append(out, c.unheld(n.addrs)...)
+			}
+		}
+	case a.nodes == nil && a.cidr == nil:
+		for pr := range c.candidates(a) {
+			if a.selects(pr) {
+				pr.selected = append(pr.selected, a)
+				out = append(out, pr.addrs...)
+			}
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// candidates goes over the profiles that a selector of pods may select.
+func (c *Cluster) candidates(a *atom) iter.Seq[*profile] {
+	if a.namespace != "" {
+		return maps.Keys(c.profilesIn[a.namespace])
+	}
+	return maps.Values(c.profiles)
 }
 
 func (c *Cluster) releaseAtom(a *atom) {
@@ -217,12 +285,23 @@ func (c *Cluster) releaseAtom(a *atom) {
 		return
 	}
 	delete(c.atoms, a.id)
-	c.addressesStale = c.addressesStale || a.byAddress() || a.nodes != nil
-	for _, pr := range c.profiles {
-		if _, ok := pr.selected[a]; ok {
-			delete(pr.selected, a)
-			pr.atomIDs = nil
-			c.addressesStale = true
+	if a.cidr != nil && a.named == nil {
+		c.cidrs.Delete(a.id)
+	}
+	if list := c.index.list(a); list != nil {
+		delete(list, a)
+	}
+	if a.cidr == nil && a.nodes == nil {
+		if len(c.index.pods[a.namespace]) == 0 {
+			delete(c.index.pods, a.namespace)
+		}
+		for pr := range c.candidates(a) {
+			if i, ok := slices.BinarySearchFunc(pr.selected, a, compareAtoms); ok {
+				pr.selected = slices.Delete(pr.selected, i, i+1)
+			}
 		}
 	}
+	c.groups.drop(a)
 }
+
+func compareAtoms(a, b *atom) int { return cmp.Compare(a.serial, b.serial) }

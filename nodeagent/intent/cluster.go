@@ -9,7 +9,8 @@
 //
 // How policy is kept cheap: pods with the same namespace, labels and named ports are one profile. Selectors are
 // evaluated once per profile, never per pod; policy sets are built per profile of a local pod; only what a change
-// touches is built anew.
+// touches is built anew. Addresses that belong to the same atoms are one group, and a group that as a whole comes to belong to
+// another atom is the same group, so that a policy with a selector for thousands of pods says little about each of them.
 package intent
 
 import (
@@ -31,12 +32,18 @@ type Cluster struct {
 	node  string
 	rules *RuleTable
 
-	pods       map[types.UID]*pod
-	byNS       map[string]map[types.UID]*pod
-	owners     map[netip.Addr][]*pod
+	pods   map[types.UID]*pod
+	byNS   map[string]map[types.UID]*pod
+	owners map[netip.Addr][]*pod
+	// held gives the profile of the pod that owns an address.
+	held       map[netip.Addr]*profile
 	profiles   map[string]*profile
+	profilesIn map[string]map[*profile]struct{} // by namespace
 	namespaces map[string]labels.Set
-	policies   map[string]map[string]*policy // namespace, name
+	// localPods and localProfiles are those of this node.
+	localPods     map[types.UID]*pod
+	localProfiles map[*profile]struct{}
+	policies      map[string]map[string]*policy // namespace, name
 	// clusterPolicies are the policies without a namespace, by name.
 	clusterPolicies map[string]*clusterPolicy
 	nodePeers       map[string]nodePeer
@@ -44,12 +51,17 @@ type Cluster struct {
 	withheld map[string]withheld
 	unfit    map[*profile]*unfit
 	atoms    map[datapath.AtomID]*atom
+	lastAtom uint32
+	index    atomIndex
+	groups   *groups
+	cidrs    datapath.MapEditor[datapath.AtomID, datapath.CIDR]
 	// numbers counts for each port name the profiles that give it a number.
 	numbers map[namedPort]map[uint16]int
 
-	// addresses is rendered anew when stale; what has been handed out is never changed.
-	addresses      map[netip.Addr][]datapath.AtomID
-	addressesStale bool
+	// sets and endpoints are rendered anew when stale; what has been handed out is never changed.
+	sets           map[datapath.SetID]datapath.PolicySet
+	endpoints      map[datapath.EndpointID]datapath.EndpointPolicy
+	endpointsStale bool
 
 	services *serviceIndex
 	nodes    map[string]datapath.Node
@@ -94,9 +106,10 @@ type profile struct {
 	ports    []podPort
 	// refs counts pods, local those that this node runs.
 	refs, local int
-	// selected are the atoms that select it, atomIDs the same in rendered form; nil means to be rendered.
-	selected map[*atom]struct{}
-	atomIDs  []datapath.AtomID
+	// addrs are the addresses that its pods own.
+	addrs []netip.Addr
+	// selected are the atoms that select it, by serial. Those that need the address are not among them.
+	selected []*atom
 	// sets is nil when to be built anew.
 	sets *profileSets
 }
@@ -109,18 +122,27 @@ func NewCluster(node string, rules *RuleTable) *Cluster {
 		pods:       map[types.UID]*pod{},
 		byNS:       map[string]map[types.UID]*pod{},
 		owners:     map[netip.Addr][]*pod{},
+		held:       map[netip.Addr]*profile{},
 		profiles:   map[string]*profile{},
+		profilesIn: map[string]map[*profile]struct{}{},
 		namespaces: map[string]labels.Set{},
-		policies:   map[string]map[string]*policy{},
+
+		localPods:     map[types.UID]*pod{},
+		localProfiles: map[*profile]struct{}{},
+		policies:      map[string]map[string]*policy{},
 
 		clusterPolicies: map[string]*clusterPolicy{},
 		nodePeers:       map[string]nodePeer{},
 		withheld:        map[string]withheld{},
 		unfit:           map[*profile]*unfit{},
 
-		atoms:          map[datapath.AtomID]*atom{},
+		atoms: map[datapath.AtomID]*atom{},
+		index: atomIndex{
+			pods: map[string]map[*atom]struct{}{}, byAddress: map[*atom]struct{}{}, nodes: map[*atom]struct{}{},
+		},
+		groups:         newGroups(),
 		numbers:        map[namedPort]map[uint16]int{},
-		addressesStale: true,
+		endpointsStale: true,
 		services:       newServiceIndex(node),
 		nodes:          map[string]datapath.Node{},
 	}
@@ -136,7 +158,7 @@ func (c *Cluster) SetPod(obj *corev1.Pod) bool {
 	c.insert(p)
 	if old != nil {
 		c.remove(old) // after the insert, so that a shared profile survives
-		c.pods[p.uid], c.byNS[p.namespace][p.uid] = p, p
+		c.enter(p)
 	}
 	return true
 }
@@ -182,9 +204,10 @@ func (c *Cluster) reprofile(namespace string) {
 		}
 		old := p.profile
 		p.profile = c.acquireProfile(p)
+		c.settle(p)
 		c.releaseProfile(old, p.local)
+		c.endpointsStale = c.endpointsStale || p.local
 	}
-	c.addressesStale = true
 }
 
 func (c *Cluster) newPod(obj *corev1.Pod) *pod {
@@ -248,11 +271,7 @@ func (p *pod) same(q *pod) bool {
 }
 
 func (c *Cluster) insert(p *pod) {
-	c.pods[p.uid] = p
-	if c.byNS[p.namespace] == nil {
-		c.byNS[p.namespace] = map[types.UID]*pod{}
-	}
-	c.byNS[p.namespace][p.uid] = p
+	c.enter(p)
 	if p.hostNetwork {
 		return
 	}
@@ -262,13 +281,30 @@ func (c *Cluster) insert(p *pod) {
 	}
 	for _, a := range p.addrs {
 		c.owners[a] = append(c.owners[a], p)
-		c.addressesStale = true
+	}
+	c.settle(p)
+}
+
+// enter makes a pod known by its identity.
+func (c *Cluster) enter(p *pod) {
+	c.pods[p.uid] = p
+	if c.byNS[p.namespace] == nil {
+		c.byNS[p.namespace] = map[types.UID]*pod{}
+	}
+	c.byNS[p.namespace][p.uid] = p
+	if p.local {
+		c.localPods[p.uid] = p
+		c.endpointsStale = true
 	}
 }
 
 func (c *Cluster) remove(p *pod) {
 	delete(c.pods, p.uid)
 	delete(c.byNS[p.namespace], p.uid)
+	if p.local {
+		delete(c.localPods, p.uid)
+		c.endpointsStale = true
+	}
 	if p.hostNetwork {
 		return
 	}
@@ -278,10 +314,53 @@ func (c *Cluster) remove(p *pod) {
 			if len(c.owners[a]) == 0 {
 				delete(c.owners, a)
 			}
-			c.addressesStale = true
 		}
+		c.settle(p)
 	}
 	c.releaseProfile(p.profile, p.local)
+}
+
+// settle finds out anew to whom the addresses of a pod belong, and thereby to which atoms.
+func (c *Cluster) settle(p *pod) {
+	for _, a := range p.addrs {
+		c.settleAddress(a)
+	}
+}
+
+func (c *Cluster) settleAddress(addr netip.Addr) {
+	before := c.held[addr]
+	var now *profile
+	if claims := c.owners[addr]; len(claims) > 0 {
+		now = newest(claims).profile
+	}
+	if before != now {
+		delete(c.held, addr)
+		if before != nil {
+			before.addrs = slices.DeleteFunc(before.addrs, func(o netip.Addr) bool { return o == addr })
+		}
+		if now != nil {
+			c.held[addr] = now
+			now.addrs = append(now.addrs, addr)
+		}
+	}
+	c.groups.put(addr, c.atomsOf(addr, now))
+}
+
+// atomsOf lists the atoms of an address by serial. A pod's address is the pod's; otherwise it may be a node's.
+func (c *Cluster) atomsOf(addr netip.Addr, pr *profile) []*atom {
+	if pr == nil {
+		return c.nodeAtoms(addr)
+	}
+	atoms := pr.selected
+	for a := range c.index.byAddress {
+		if a.admitsPort(pr) && a.containsAddress(addr) {
+			atoms = append(slices.Clip(atoms), a) // clipped: the profile's own list is shared
+		}
+	}
+	if len(atoms) > len(pr.selected) {
+		slices.SortFunc(atoms, compareAtoms)
+	}
+	return slices.Clip(atoms)
 }
 
 // newest is the pod that an address belongs to: until the API has caught up, a successor and its predecessor may both claim it.
@@ -301,20 +380,33 @@ func (c *Cluster) acquireProfile(p *pod) *profile {
 	key := profileKey(p, nsLabels)
 	pr := c.profiles[key]
 	if pr == nil {
-		pr = &profile{key: key, namespace: p.namespace, nsLabels: nsLabels, labels: p.labels, ports: p.ports, selected: map[*atom]struct{}{}}
+		pr = &profile{key: key, namespace: p.namespace, nsLabels: nsLabels, labels: p.labels, ports: p.ports}
 		c.profiles[key] = pr
-		for _, a := range c.atoms {
-			if a.selects(pr) {
-				pr.selected[a] = struct{}{}
-			}
+		if c.profilesIn[pr.namespace] == nil {
+			c.profilesIn[pr.namespace] = map[*profile]struct{}{}
 		}
+		c.profilesIn[pr.namespace][pr] = struct{}{}
+		c.selectAtoms(pr)
 		c.countNumbers(pr, 1)
 	}
 	pr.refs++
 	if p.local {
 		pr.local++
+		c.localProfiles[pr] = struct{}{}
 	}
 	return pr
+}
+
+// selectAtoms evaluates the atoms in use for a new profile.
+func (c *Cluster) selectAtoms(pr *profile) {
+	for _, list := range []map[*atom]struct{}{c.index.pods[""], c.index.pods[pr.namespace]} {
+		for a := range list {
+			if a.selects(pr) {
+				pr.selected = append(pr.selected, a)
+			}
+		}
+	}
+	slices.SortFunc(pr.selected, compareAtoms)
 }
 
 func (c *Cluster) releaseProfile(pr *profile, local bool) {
@@ -323,10 +415,15 @@ func (c *Cluster) releaseProfile(pr *profile, local bool) {
 		pr.local--
 	}
 	if pr.local == 0 {
+		delete(c.localProfiles, pr)
 		c.dropSets(pr)
 	}
 	if pr.refs == 0 {
 		delete(c.profiles, pr.key)
+		delete(c.profilesIn[pr.namespace], pr)
+		if len(c.profilesIn[pr.namespace]) == 0 {
+			delete(c.profilesIn, pr.namespace)
+		}
 		c.countNumbers(pr, -1)
 	}
 }

@@ -76,10 +76,7 @@ func (c *Cluster) clusterReplaced(before, after *clusterPolicy) bool {
 		}
 	}
 	changed := false
-	for _, pr := range c.profiles {
-		if pr.local == 0 {
-			continue
-		}
+	for pr := range c.localProfiles {
 		if (before != nil && before.subject.selects(pr)) || (after != nil && after.subject.selects(pr)) {
 			pr.markStale()
 			changed = true

@@ -8,8 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-
-	"skep.dev/skep/datapath"
 )
 
 // nodePeer is a node as a peer of policies: its labels, and all addresses of its status.
@@ -26,53 +24,56 @@ func (c *Cluster) SetNodePeer(obj *corev1.Node) bool {
 			n.addrs = append(n.addrs, a.Unmap())
 		}
 	}
-	if old, ok := c.nodePeers[obj.Name]; ok && labels.Equals(old.labels, n.labels) && slices.Equal(old.addrs, n.addrs) {
+	old, ok := c.nodePeers[obj.Name]
+	if ok && labels.Equals(old.labels, n.labels) && slices.Equal(old.addrs, n.addrs) {
 		return false
 	}
 	c.nodePeers[obj.Name] = n
-	return c.nodesChanged()
+	return c.nodeChanged(old, n)
 }
 
 // DeleteNodePeer forgets a node and reports whether policy may differ.
 func (c *Cluster) DeleteNodePeer(name string) bool {
-	if _, ok := c.nodePeers[name]; !ok {
+	old, ok := c.nodePeers[name]
+	if !ok {
 		return false
 	}
 	delete(c.nodePeers, name)
-	return c.nodesChanged()
+	return c.nodeChanged(old, nodePeer{})
 }
 
-// nodesChanged matters only while some policy names nodes.
-func (c *Cluster) nodesChanged() bool {
-	for _, a := range c.atoms {
-		if a.nodes != nil {
-			c.addressesStale = true
-			return true
-		}
+// nodeChanged matters only while some policy names nodes.
+func (c *Cluster) nodeChanged(before, after nodePeer) bool {
+	if len(c.index.nodes) == 0 {
+		return false
 	}
-	return false
+	for _, addr := range slices.Concat(before.addrs, after.addrs) {
+		c.settleAddress(addr)
+	}
+	return true
 }
 
-// renderNodes adds the atoms of the nodes' addresses. A pod's address stays the pod's.
-func (c *Cluster) renderNodes(to map[netip.Addr][]datapath.AtomID) {
-	for _, a := range c.atoms {
-		if a.nodes == nil || a.named != nil { // a port name means nothing at a node
+// nodeAtoms lists the atoms of an address that is no pod's, by serial.
+func (c *Cluster) nodeAtoms(addr netip.Addr) []*atom {
+	if len(c.index.nodes) == 0 {
+		return nil
+	}
+	var out []*atom
+	for _, n := range c.nodePeers {
+		if !slices.Contains(n.addrs, addr) {
 			continue
 		}
-		for _, n := range c.nodePeers {
-			if !a.nodes.Matches(n.labels) {
-				continue
-			}
-			for _, addr := range n.addrs {
-				if len(c.owners[addr]) == 0 && !slices.Contains(to[addr], a.id) {
-					to[addr] = append(to[addr], a.id)
-				}
+		for a := range c.index.nodes {
+			if a.nodes.Matches(n.labels) && !slices.Contains(out, a) {
+				out = append(out, a)
 			}
 		}
 	}
-	for _, n := range c.nodePeers {
-		for _, addr := range n.addrs {
-			slices.Sort(to[addr])
-		}
-	}
+	slices.SortFunc(out, compareAtoms)
+	return out
+}
+
+// unheld leaves the addresses that no pod owns.
+func (c *Cluster) unheld(addrs []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return c.held[a] != nil })
 }

@@ -120,8 +120,8 @@ func (c *Cluster) replaced(namespace string, before, after *policy) bool {
 		}
 	}
 	changed := false
-	for _, pr := range c.profiles {
-		if pr.namespace != namespace || pr.local == 0 {
+	for pr := range c.localProfiles {
+		if pr.namespace != namespace {
 			continue
 		}
 		if (before != nil && before.subject.Matches(pr.labels)) || (after != nil && after.subject.Matches(pr.labels)) {

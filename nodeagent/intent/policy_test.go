@@ -84,7 +84,7 @@ func render(c *Cluster, uid string) string {
 		renderSet(&b, c.rules, state.Sets[id])
 	}
 	members := map[datapath.AtomID][]string{}
-	for addr, atoms := range state.Addresses {
+	for addr, atoms := range selected(state) {
 		for _, a := range atoms {
 			members[a] = append(members[a], addr.String())
 		}
@@ -93,10 +93,20 @@ func render(c *Cluster, uid string) string {
 		slices.Sort(members[a])
 		fmt.Fprintf(&b, "%s: %s\n", a, strings.Join(members[a], " "))
 	}
-	for _, a := range slices.Sorted(maps.Keys(state.CIDRs)) {
-		fmt.Fprintf(&b, "%s: %v except %v\n", a, state.CIDRs[a].Prefix, state.CIDRs[a].Except)
+	cidrs := maps.Collect(state.CIDRs.All())
+	for _, a := range slices.Sorted(maps.Keys(cidrs)) {
+		fmt.Fprintf(&b, "%s: %v except %v\n", a, cidrs[a].Prefix, cidrs[a].Except)
 	}
 	return b.String()
+}
+
+// selected are the addresses of a policy with their atoms.
+func selected(state *datapath.PolicyState) map[netip.Addr][]datapath.AtomID {
+	out := map[netip.Addr][]datapath.AtomID{}
+	for addr := range state.Addresses.All() {
+		out[addr] = state.AtomsOf(addr)
+	}
+	return out
 }
 
 func renderSet(b *strings.Builder, rules *RuleTable, s datapath.PolicySet) {
@@ -284,7 +294,7 @@ func TestAddressesFollowPods(t *testing.T) {
 	apply(t, c, policyFrom(t, "q", `
   podSelector: {}
   ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: new}}}]}]`))
-	addresses := func() map[netip.Addr][]datapath.AtomID { return c.Policy().Addresses }
+	addresses := func() map[netip.Addr][]datapath.AtomID { return selected(c.Policy()) }
 	step := func(name string, want map[string]int) {
 		t.Helper()
 		got := map[string]int{}
@@ -323,11 +333,11 @@ func TestNamespaceLabelsMovePods(t *testing.T) {
 	apply(t, c, policyFrom(t, "p", `
   podSelector: {}
   ingress: [{from: [{namespaceSelector: {matchLabels: {team: red}}}]}]`))
-	if n := len(c.Policy().Addresses); n != 1 {
+	if n := len(selected(c.Policy())); n != 1 {
 		t.Fatalf("%d addresses are selected, want 1", n)
 	}
 	c.SetNamespace("ops", labels.Set{"team": "green"})
-	if n := len(c.Policy().Addresses); n != 0 {
+	if n := len(selected(c.Policy())); n != 0 {
 		t.Fatalf("%d addresses are selected after the label changed, want 0", n)
 	}
 	if n := len(c.profiles); n != 2 {
@@ -343,15 +353,15 @@ func TestAnUnknownNamespaceIsSelectedByNobody(t *testing.T) {
   podSelector: {}
   ingress: [{from: [{namespaceSelector: {matchExpressions: [{key: untrusted, operator: DoesNotExist}]}}]}]`))
 	probe := netip.MustParseAddr("10.0.1.9")
-	if got := c.Policy().Addresses[probe]; len(got) != 0 {
+	if got := c.Policy().AtomsOf(probe); len(got) != 0 {
 		t.Fatalf("a pod whose namespace is not known yet is selected by %v", got)
 	}
 	c.SetNamespace("new", nil)
-	if got := c.Policy().Addresses[probe]; len(got) != 1 {
+	if got := c.Policy().AtomsOf(probe); len(got) != 1 {
 		t.Fatalf("a pod of a namespace without labels is selected by %v, want one atom", got)
 	}
 	c.SetNamespace("new", labels.Set{"untrusted": "yes"})
-	if got := c.Policy().Addresses[probe]; len(got) != 0 {
+	if got := c.Policy().AtomsOf(probe); len(got) != 0 {
 		t.Fatalf("a pod of an untrusted namespace is selected by %v", got)
 	}
 }

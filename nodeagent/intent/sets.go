@@ -3,13 +3,11 @@
 package intent
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"hash"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -30,37 +28,41 @@ type profileSets struct {
 // Policy renders the whole policy of this node. The result is never changed afterwards, and shares what did not change
 // with the results before.
 func (c *Cluster) Policy() *datapath.PolicyState {
-	state := &datapath.PolicyState{
-		CIDRs:     map[datapath.AtomID]datapath.CIDR{},
-		Sets:      map[datapath.SetID]datapath.PolicySet{},
-		Endpoints: map[datapath.EndpointID]datapath.EndpointPolicy{},
-	}
 	c.buildStale()
-	for _, p := range c.pods {
-		if !p.local || p.profile == nil || c.severed(p.profile) {
+	if c.endpointsStale {
+		c.renderEndpoints()
+	}
+	return &datapath.PolicyState{
+		Addresses: c.groups.addresses.Map(),
+		Groups:    c.groups.atoms.Map(),
+		CIDRs:     c.cidrs.Map(),
+		Sets:      c.sets,
+		Endpoints: c.endpoints,
+	}
+}
+
+func (c *Cluster) renderEndpoints() {
+	c.endpointsStale = false
+	c.sets = map[datapath.SetID]datapath.PolicySet{}
+	c.endpoints = map[datapath.EndpointID]datapath.EndpointPolicy{}
+	for _, p := range c.localPods {
+		if p.profile == nil || c.severed(p.profile) {
 			continue
 		}
 		s := &p.profile.sets.sets
-		state.Endpoints[datapath.EndpointID(p.uid)] = datapath.EndpointPolicy{Ingress: s[datapath.Ingress].ID, Egress: s[datapath.Egress].ID}
+		c.endpoints[datapath.EndpointID(p.uid)] = datapath.EndpointPolicy{Ingress: s[datapath.Ingress].ID, Egress: s[datapath.Egress].ID}
 		for _, set := range s {
-			state.Sets[set.ID] = set
+			c.sets[set.ID] = set
 		}
 	}
-	for id, a := range c.atoms {
-		if a.cidr != nil && a.named == nil {
-			state.CIDRs[id] = *a.cidr
-		}
-	}
-	state.Addresses = c.renderAddresses()
-	return state
 }
 
 // EnforcedWith lists the local pods whose own traffic is settled once the policy that Policy renders now is in force, with
 // true if their addresses as a peer are too. A hostNetwork pod needs nothing.
 func (c *Cluster) EnforcedWith() map[datapath.EndpointID]bool {
-	out := map[datapath.EndpointID]bool{}
-	for _, p := range c.pods {
-		if !p.local || (p.profile != nil && p.profile.nsLabels == nil) {
+	out := make(map[datapath.EndpointID]bool, len(c.localPods))
+	for _, p := range c.localPods {
+		if p.profile != nil && p.profile.nsLabels == nil {
 			continue // what selects namespaces may yet select the pod
 		}
 		if p.profile != nil && c.lacks(p.profile) {
@@ -78,18 +80,20 @@ func samePolicy(a, b *datapath.PolicyState) bool {
 	}
 	sameCIDR := func(x, y datapath.CIDR) bool { return x.Prefix == y.Prefix && slices.Equal(x.Except, y.Except) }
 	sameSet := func(x, y datapath.PolicySet) bool { return x.ID == y.ID }
-	return maps.Equal(a.Endpoints, b.Endpoints) && maps.EqualFunc(a.Sets, b.Sets, sameSet) &&
-		maps.EqualFunc(a.CIDRs, b.CIDRs, sameCIDR) && maps.EqualFunc(a.Addresses, b.Addresses, slices.Equal)
+	sameGroup := func(x, y datapath.GroupID) bool { return x == y }
+	return maps.Equal(a.Endpoints, b.Endpoints) && maps.EqualFunc(a.Sets, b.Sets, sameSet) && a.CIDRs.Equal(b.CIDRs, sameCIDR) &&
+		a.Addresses.Equal(b.Addresses, sameGroup) && a.Groups.Equal(b.Groups, slices.Equal)
 }
 
 // buildStale builds the sets that are missing or stale. Atoms of the new sets are acquired before those of the old are
 // released, so that one that stays is not evaluated again.
 func (c *Cluster) buildStale() {
-	for _, pr := range c.profiles {
-		if pr.local == 0 || (pr.sets != nil && !pr.sets.stale) {
+	for pr := range c.localProfiles {
+		if pr.sets != nil && !pr.sets.stale {
 			continue
 		}
 		c.renew(pr)
+		c.endpointsStale = true
 	}
 }
 
@@ -101,7 +105,7 @@ func (pr *profile) markStale() {
 
 // staleByName marks the sets in which a port name is split by number.
 func (c *Cluster) staleByName(np namedPort) {
-	for _, pr := range c.profiles {
+	for pr := range c.localProfiles {
 		if pr.sets != nil && pr.sets.named[np] {
 			pr.sets.stale = true
 		}
@@ -310,47 +314,6 @@ func (b *setBuilder) hold(peers []peer, named *podPort) []datapath.AtomID {
 		ids = append(ids, a.id)
 	}
 	return ids
-}
-
-// renderAddresses lists the selector atoms of every pod address that has any.
-func (c *Cluster) renderAddresses() map[netip.Addr][]datapath.AtomID {
-	if !c.addressesStale {
-		return c.addresses
-	}
-	c.addressesStale = false
-	var byAddress []*atom
-	for _, a := range c.atoms {
-		if a.byAddress() {
-			byAddress = append(byAddress, a)
-		}
-	}
-	slices.SortFunc(byAddress, func(a, b *atom) int { return cmp.Compare(a.id, b.id) })
-	c.addresses = make(map[netip.Addr][]datapath.AtomID, len(c.owners))
-	c.renderNodes(c.addresses)
-	for addr, claims := range c.owners {
-		pr := newest(claims).profile
-		ids := pr.renderAtoms()
-		for _, a := range byAddress {
-			if a.admitsPort(pr) && a.containsAddress(addr) {
-				ids = append(slices.Clip(ids), a.id) // clipped: the profile's own list is shared
-			}
-		}
-		if len(ids) > 0 {
-			c.addresses[addr] = ids
-		}
-	}
-	return c.addresses
-}
-
-func (pr *profile) renderAtoms() []datapath.AtomID {
-	if pr.atomIDs == nil {
-		pr.atomIDs = make([]datapath.AtomID, 0, len(pr.selected))
-		for a := range pr.selected {
-			pr.atomIDs = append(pr.atomIDs, a.id)
-		}
-		slices.Sort(pr.atomIDs)
-	}
-	return pr.atomIDs
 }
 
 // setID is a digest of everything that distinguishes sets.

@@ -118,7 +118,7 @@ func (t *Translator) withdraw(policy metav1.Object) {
 func (t *Translator) forget(id ledger.ID) {
 	delete(t.trials.fresh, id)
 	delete(t.trials.held, id)
-	delete(t.cluster.withheld, id.String())
+	t.cluster.admit(id.String())
 }
 
 // tryAgain restores what has waited long enough.

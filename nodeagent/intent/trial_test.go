@@ -38,8 +38,8 @@ func (s *small) SetPolicy(ctx context.Context, p *datapath.PolicyState) error {
 	if s.broken {
 		return errors.New("operation not permitted")
 	}
-	if len(p.CIDRs) > s.cidrs {
-		return fmt.Errorf("%d CIDRs: %w", len(p.CIDRs), datapath.ErrFull)
+	if p.CIDRs.Len() > s.cidrs {
+		return fmt.Errorf("%d CIDRs: %w", p.CIDRs.Len(), datapath.ErrFull)
 	}
 	return s.Datapath.SetPolicy(ctx, p)
 }

@@ -109,6 +109,15 @@ func (c *Cluster) misfits() []*unfit {
 // start of the agent it may have been in force all the same, under the agent before: then nothing passes from and to those that run.
 func (c *Cluster) withhold(key string, selects func(*profile) bool, sever bool) {
 	c.withheld[key] = withheld{selects, sever}
+	c.endpointsStale = true
+}
+
+// admit ends that.
+func (c *Cluster) admit(key string) {
+	if _, ok := c.withheld[key]; ok {
+		delete(c.withheld, key)
+		c.endpointsStale = true
+	}
 }
 
 // withheld is a policy that is not in force.

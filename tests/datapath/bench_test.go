@@ -21,8 +21,8 @@ const (
 )
 
 // benchPolicy has 1,000 rules in one set, each with a peer selector and a port of its own, and 10,000 classes of addresses. The
-// rule that lets a's packets to b in is the last one.
-func benchPolicy(rules, classes int) *datapath.PolicyState {
+// rule that lets a's packets to b in is the last one; it selects them, or with byPrefix all addresses around them.
+func benchPolicy(rules, classes int, byPrefix bool) *datapath.PolicyState {
 	set := datapath.PolicySet{ID: "bench", Default: datapath.Deny, DefaultRule: 1}
 	for i := range rules {
 		set.Rules = append(set.Rules, datapath.Rule{
@@ -31,22 +31,27 @@ func benchPolicy(rules, classes int) *datapath.PolicyState {
 		})
 	}
 	p := &datapath.PolicyState{
-		Addresses: map[netip.Addr][]datapath.AtomID{},
-		Sets:      map[datapath.SetID]datapath.PolicySet{"bench": set},
+		Sets: map[datapath.SetID]datapath.PolicySet{"bench": set},
 		Endpoints: map[datapath.EndpointID]datapath.EndpointPolicy{
 			"a": {Ingress: "bench", Egress: "bench"}, "b": {Ingress: "bench", Egress: "bench"},
 		},
 	}
+	addresses := map[netip.Addr][]datapath.AtomID{}
 	for i := range classes {
 		addr := netip.AddrFrom4([4]byte{10, 245, byte(i >> 8), byte(i)})
-		p.Addresses[addr] = []datapath.AtomID{
+		addresses[addr] = []datapath.AtomID{
 			datapath.AtomID(fmt.Sprintf("atom-%d", i%rules)), datapath.AtomID(fmt.Sprintf("atom-%d", (i/rules*7+i*13+1)%rules)),
 			datapath.AtomID(fmt.Sprintf("unused-%d", i)),
 		}
 	}
 	last := datapath.AtomID(fmt.Sprintf("atom-%d", rules-1))
-	p.Addresses[podA4] = []datapath.AtomID{last}
-	p.Addresses[podB4] = []datapath.AtomID{last}
+	if byPrefix {
+		p.CIDRs = datapath.MapOf(map[datapath.AtomID]datapath.CIDR{last: {Prefix: netip.MustParsePrefix("10.244.0.0/16")}})
+	} else {
+		addresses[podA4] = []datapath.AtomID{last}
+		addresses[podB4] = []datapath.AtomID{last}
+	}
+	p.Addresses, p.Groups = datapath.Grouped(addresses)
 	return p
 }
 
@@ -71,14 +76,7 @@ func (c benchCase) world(b testing.TB) (*progtest.Harness, progtest.Packet) {
 	})
 	must(b, h.Endpoint("a", podA4))
 	must(b, h.Endpoint("b", podB4))
-	policy := benchPolicy(c.rules, benchClasses)
-	if c.byPrefix {
-		last := policy.Addresses[podA4][0]
-		delete(policy.Addresses, podA4)
-		delete(policy.Addresses, podB4)
-		policy.CIDRs = map[datapath.AtomID]datapath.CIDR{last: {Prefix: netip.MustParsePrefix("10.244.0.0/16")}}
-	}
-	must(b, h.Load(policy))
+	must(b, h.Load(benchPolicy(c.rules, benchClasses, c.byPrefix)))
 	var services []datapath.Service
 	for i := range c.services {
 		addr := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})

@@ -61,18 +61,19 @@ func fill(t *testing.T, h *progtest.Harness) string {
 // big has more than 16 of everything.
 func big() *datapath.PolicyState {
 	p := open("a", "b")
-	p.Addresses = map[netip.Addr][]datapath.AtomID{}
-	p.CIDRs = map[datapath.AtomID]datapath.CIDR{}
+	addresses, cidrs := map[netip.Addr][]datapath.AtomID{}, map[datapath.AtomID]datapath.CIDR{}
 	for i := range 40 {
 		atom, net := datapath.AtomID(fmt.Sprintf("pod-%d", i)), datapath.AtomID(fmt.Sprintf("net-%d", i))
-		p.Addresses[netip.AddrFrom4([4]byte{10, 245, 0, byte(i)})] = []datapath.AtomID{atom}
-		p.CIDRs[net] = datapath.CIDR{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 0}), 24)}
+		addresses[netip.AddrFrom4([4]byte{10, 245, 0, byte(i)})] = []datapath.AtomID{atom}
+		cidrs[net] = datapath.CIDR{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 0}), 24)}
 		id := datapath.SetID(fmt.Sprintf("set-%d", i))
 		p.Sets[id] = datapath.PolicySet{ID: id, Default: datapath.Deny, Rules: []datapath.Rule{{
 			ID: datapath.RuleID(100 + i), Peers: []datapath.AtomID{atom, net},
 			Ports: tcpPorts(uint16(i+1), uint16(i+1+i%2*1000)),
 		}, {ID: datapath.RuleID(200 + i), Peers: []datapath.AtomID{net}, Tier: uint8(i % 3), AnyPort: true}}}
 	}
+	p.Addresses, p.Groups = datapath.Grouped(addresses)
+	p.CIDRs = datapath.MapOf(cidrs)
 	for i := range 40 {
 		id := datapath.SetID(fmt.Sprintf("set-%d", i))
 		s := p.Sets[id]
@@ -114,7 +115,7 @@ func TestRulesOfManyBlocks(t *testing.T) {
 			set.Rules = append(set.Rules, rule)
 		}
 		p := open("a", "b")
-		p.Addresses = map[netip.Addr][]datapath.AtomID{podA4: {"app=a"}}
+		p.Addresses, p.Groups = datapath.Grouped(map[netip.Addr][]datapath.AtomID{podA4: {"app=a"}})
 		p.Sets[set.ID] = set
 		p.Endpoints["b"] = datapath.EndpointPolicy{Ingress: set.ID, Egress: "open"}
 		must(t, h.Load(p))

@@ -121,7 +121,7 @@ func TestRowsOfAnUnfinishedSetAreNobodys(t *testing.T) {
 	must(t, h.Endpoint("a", podA4))
 	must(t, h.Endpoint("b", podB4))
 	p := open("a", "b")
-	p.Addresses = map[netip.Addr][]datapath.AtomID{podA4: {"app=a"}}
+	p.Addresses, p.Groups = datapath.Grouped(map[netip.Addr][]datapath.AtomID{podA4: {"app=a"}})
 	p.Sets["in"] = datapath.PolicySet{ID: "in", Default: datapath.Deny, Rules: []datapath.Rule{{ID: 1, Peers: []datapath.AtomID{"app=a"}, AnyPort: true}}}
 	p.Endpoints["b"] = datapath.EndpointPolicy{Ingress: "in", Egress: "open"}
 	must(t, h.Load(p))

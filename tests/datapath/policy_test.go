@@ -18,12 +18,13 @@ func judged(t testing.TB) *progtest.Harness {
 	h := progtest.New(t)
 	must(t, h.Endpoint("a", podA4, podA6))
 	must(t, h.Endpoint("b", podB4, podB6))
+	addresses, groups := datapath.Grouped(map[netip.Addr][]datapath.AtomID{podA4: {"app=a"}, podA6: {"app=a"}, elsewhere4: {"app=c"}})
 	must(t, h.Load(&datapath.PolicyState{
-		Addresses: map[netip.Addr][]datapath.AtomID{podA4: {"app=a"}, podA6: {"app=a"}, elsewhere4: {"app=c"}},
-		CIDRs: map[datapath.AtomID]datapath.CIDR{
+		Addresses: addresses, Groups: groups,
+		CIDRs: datapath.MapOf(map[datapath.AtomID]datapath.CIDR{
 			"net4": {Prefix: netip.MustParsePrefix("192.0.2.0/24"), Except: []netip.Prefix{netip.MustParsePrefix("192.0.2.128/25")}},
 			"all6": {Prefix: netip.MustParsePrefix("::/0"), Except: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/48")}},
-		},
+		}),
 		Sets: map[datapath.SetID]datapath.PolicySet{
 			"open": {ID: "open", Default: datapath.Allow},
 			"in": {ID: "in", Default: datapath.Deny, DefaultRule: 9, Rules: []datapath.Rule{

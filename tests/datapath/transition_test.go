@@ -322,21 +322,28 @@ var (
 
 const labelsInUse = 5
 
+// draft is a policy in the making.
+type draft struct {
+	*datapath.PolicyState
+	atoms map[netip.Addr][]datapath.AtomID
+	cidrs map[datapath.AtomID]datapath.CIDR
+}
+
 // next is one policy. A pod's peer has one of some labels or lies in one of some blocks; what has any other is let in at the denied ports alone,
 // so that whoever meets an address's class of one policy with the set of another does the opposite of right.
 func (s *swaps) next() *datapath.PolicyState {
-	p := open(s.a.ep.ID, s.b.ep.ID)
-	p.Addresses = map[netip.Addr][]datapath.AtomID{}
-	p.CIDRs = map[datapath.AtomID]datapath.CIDR{}
+	p := &draft{open(s.a.ep.ID, s.b.ep.ID), map[netip.Addr][]datapath.AtomID{}, map[datapath.AtomID]datapath.CIDR{}}
 	out := s.side(p, datapath.Egress, s.b)
 	in := s.side(p, datapath.Ingress, s.a)
 	p.Endpoints[s.a.ep.ID] = datapath.EndpointPolicy{Ingress: "open", Egress: out}
 	p.Endpoints[s.b.ep.ID] = datapath.EndpointPolicy{Ingress: in, Egress: "open"}
 	for i := range s.IntN(30) {
 		addr := netip.AddrFrom4([4]byte{10, 245, byte(s.IntN(3)), byte(i)})
-		p.Addresses[addr] = []datapath.AtomID{label(datapath.Direction(s.IntN(2)), s.IntN(labelsInUse))}
+		p.atoms[addr] = []datapath.AtomID{label(datapath.Direction(s.IntN(2)), s.IntN(labelsInUse))}
 	}
-	return p
+	p.Addresses, p.Groups = datapath.Grouped(p.atoms)
+	p.CIDRs = datapath.MapOf(p.cidrs)
+	return p.PolicyState
 }
 
 func label(dir datapath.Direction, i int) datapath.AtomID {
@@ -344,7 +351,7 @@ func label(dir datapath.Direction, i int) datapath.AtomID {
 }
 
 // side adds the set of one direction, whose peer is the given pod.
-func (s *swaps) side(p *datapath.PolicyState, dir datapath.Direction, peer *pod) datapath.SetID {
+func (s *swaps) side(p *draft, dir datapath.Direction, peer *pod) datapath.SetID {
 	is := s.IntN(labelsInUse)
 	var mine, others []datapath.AtomID
 	for i := range labelsInUse {
@@ -359,7 +366,7 @@ func (s *swaps) side(p *datapath.PolicyState, dir datapath.Direction, peer *pod)
 	} else {
 		mine = append(mine, label(dir, is))
 		for _, addr := range peer.ep.Addrs {
-			p.Addresses[addr] = append(p.Addresses[addr], label(dir, is))
+			p.atoms[addr] = append(p.atoms[addr], label(dir, is))
 		}
 	}
 	set := datapath.PolicySet{Direction: dir, Default: datapath.Deny}
@@ -393,20 +400,20 @@ func (s *swaps) side(p *datapath.PolicyState, dir datapath.Direction, peer *pod)
 		add(1, datapath.Allow, mine, goodPorts)
 		add(1, datapath.Allow, others, badPorts)
 	}
-	return enter(p, set)
+	return enter(p.PolicyState, set)
 }
 
 // blocks are two, one of each family, around the peer's addresses; traps would contain them but for an exception.
-func (s *swaps) blocks(p *datapath.PolicyState, dir datapath.Direction, peer *pod) (atoms, traps []datapath.AtomID) {
+func (s *swaps) blocks(p *draft, dir datapath.Direction, peer *pod) (atoms, traps []datapath.AtomID) {
 	for _, addr := range peer.ep.Addrs {
 		around := netip.PrefixFrom(addr, 8+s.IntN(addr.BitLen()-8)).Masked()
 		id := datapath.AtomID(fmt.Sprintf("block-%d-%s", dir, around))
-		p.CIDRs[id] = datapath.CIDR{Prefix: around}
+		p.cidrs[id] = datapath.CIDR{Prefix: around}
 		atoms = append(atoms, id)
 		// The exception may be narrower or wider than the block.
 		except := netip.PrefixFrom(addr, 4+s.IntN(addr.BitLen()-4)).Masked()
 		trap := datapath.AtomID(fmt.Sprintf("all-%d-but-%s", dir, except))
-		p.CIDRs[trap] = datapath.CIDR{Prefix: netip.PrefixFrom(addr, 0).Masked(), Except: []netip.Prefix{except}}
+		p.cidrs[trap] = datapath.CIDR{Prefix: netip.PrefixFrom(addr, 0).Masked(), Except: []netip.Prefix{except}}
 		traps = append(traps, trap)
 	}
 	return atoms, traps

@@ -237,18 +237,20 @@ func TestVerifyBesideChanges(t *testing.T) {
 	h := progtest.New(t)
 	must(t, h.Endpoint("a", podA4))
 	world := func(turn int) *datapath.PolicyState {
+		addresses, cidrs := map[netip.Addr][]datapath.AtomID{}, map[datapath.AtomID]datapath.CIDR{}
 		p := &datapath.PolicyState{
-			Addresses: map[netip.Addr][]datapath.AtomID{}, CIDRs: map[datapath.AtomID]datapath.CIDR{},
 			Sets: map[datapath.SetID]datapath.PolicySet{}, Endpoints: map[datapath.EndpointID]datapath.EndpointPolicy{},
 		}
 		set := datapath.PolicySet{ID: datapath.SetID(fmt.Sprint("set ", turn)), Default: datapath.Deny, DefaultRule: 9}
 		for i := range 300 {
 			atom := datapath.AtomID(fmt.Sprint("app=", (turn+i)%500))
-			p.Addresses[netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})] = []datapath.AtomID{atom}
+			addresses[netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})] = []datapath.AtomID{atom}
 			set.Rules = append(set.Rules, datapath.Rule{ID: datapath.RuleID(10 + i), Peers: []datapath.AtomID{atom}, Ports: tcpPorts(uint16(i), uint16(i+turn%7))})
 			net := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(turn + i), 0}), 24)
-			p.CIDRs[datapath.AtomID(net.String())] = datapath.CIDR{Prefix: net}
+			cidrs[datapath.AtomID(net.String())] = datapath.CIDR{Prefix: net}
 		}
+		p.Addresses, p.Groups = datapath.Grouped(addresses)
+		p.CIDRs = datapath.MapOf(cidrs)
 		p.Sets[set.ID] = set
 		p.Endpoints["a"] = datapath.EndpointPolicy{Ingress: set.ID, Egress: set.ID}
 		return p
@@ -309,13 +311,15 @@ func TestVerifyHoldsTheLockBriefly(t *testing.T) {
 
 // large is a policy with many addresses, of which each tenth is alone in its class, and 200 sets.
 func large(addresses int) *datapath.PolicyState {
+	atoms := map[netip.Addr][]datapath.AtomID{}
 	p := &datapath.PolicyState{
-		Addresses: map[netip.Addr][]datapath.AtomID{}, Sets: map[datapath.SetID]datapath.PolicySet{},
+		Sets:      map[datapath.SetID]datapath.PolicySet{},
 		Endpoints: map[datapath.EndpointID]datapath.EndpointPolicy{"a": {Ingress: "set 0", Egress: "set 0"}},
 	}
 	for i := range addresses {
-		p.Addresses[netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})] = []datapath.AtomID{datapath.AtomID(fmt.Sprint("app=", i/10))}
+		atoms[netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})] = []datapath.AtomID{datapath.AtomID(fmt.Sprint("app=", i/10))}
 	}
+	p.Addresses, p.Groups = datapath.Grouped(atoms)
 	for s := range 200 {
 		set := datapath.PolicySet{ID: datapath.SetID(fmt.Sprint("set ", s)), Default: datapath.Deny, DefaultRule: 1}
 		for r := range 50 {
