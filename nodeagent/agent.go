@@ -22,6 +22,7 @@ import (
 	"skep.dev/skep/nodeagent/checkpoint"
 	"skep.dev/skep/nodeagent/image"
 	"skep.dev/skep/nodeagent/ledger"
+	"skep.dev/skep/nodeagent/peer"
 	"skep.dev/skep/nodeagent/podlog"
 	"skep.dev/skep/nodeagent/podnet"
 	"skep.dev/skep/nodeagent/runtime"
@@ -46,6 +47,11 @@ type policy interface {
 	WaitEnforced(ctx context.Context, uid string) error
 }
 
+// others is what the agent needs of peer: the wait for the agents of other nodes.
+type others interface {
+	Wait(ctx context.Context, version string)
+}
+
 // agent holds the parts that pods share.
 type agent struct {
 	cfg      Config
@@ -67,6 +73,8 @@ type agent struct {
 	net        network
 	policy     policy
 	ledger     *ledger.Ledger
+	progress   *peer.Progress
+	others     others
 	cgroups    *cgroup.Tree
 	saved      *checkpoint.Store
 	status     *status.Writer
@@ -181,14 +189,7 @@ func (a *agent) nodeChanged(node *v1.Node) {
 }
 
 // hasRanges says that podnet can give out addresses.
-func (a *agent) hasRanges() bool {
-	select {
-	case <-a.cidrReady:
-		return true
-	default:
-		return false
-	}
-}
+func (a *agent) hasRanges() bool { return closed(a.cidrReady) }
 
 // event records an event of a pod, or of one of its containers when container is not empty.
 func (a *agent) event(pod *v1.Pod, container, kind, reason, format string, args ...any) {

@@ -128,8 +128,10 @@ func (n *loopNet) Pods() []podnet.Pod {
 	return out
 }
 
-// gate is the policy: open unless a test holds it.
-type gate struct{ hold, current chan struct{} }
+// gate is the policy and the other nodes: open unless a test holds it.
+type gate struct{ hold, current, known chan struct{} }
+
+func (g gate) Wait(ctx context.Context, _ string) { _ = g.wait(ctx, g.known) }
 
 func (g gate) WaitCurrent(ctx context.Context, _ *v1.Pod, _ func(error)) error {
 	return g.wait(ctx, g.current)
@@ -254,7 +256,7 @@ func (n *node) up() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	a.net, a.policy = n.net, n.gate
+	a.net, a.policy, a.others = n.net, n.gate, n.gate
 	if n.puller != nil {
 		a.puller = n.puller
 	}

@@ -464,3 +464,6 @@ func (a *agent) lastLogLines(pod *v1.Pod, name string, lines int64, limit int) s
 
 // Metrics implements kubeletapi.Node.
 func (n nodeAPI) Metrics() prometheus.Gatherer { return n.a.metrics() }
+
+// Progress implements kubeletapi.Node.
+func (n nodeAPI) Progress() http.Handler { return n.a.progress }

@@ -38,6 +38,7 @@ import (
 	"skep.dev/skep/nodeagent/image"
 	"skep.dev/skep/nodeagent/intent"
 	"skep.dev/skep/nodeagent/ledger"
+	"skep.dev/skep/nodeagent/peer"
 	"skep.dev/skep/nodeagent/podlog"
 	"skep.dev/skep/nodeagent/podnet"
 	"skep.dev/skep/nodeagent/runtime"
@@ -83,7 +84,11 @@ func Run(ctx context.Context, cfg Config, dp datapath.Datapath) error {
 	if a.clusterPolicies, err = newClusterPolicies(rc); err != nil {
 		return err
 	}
-	return a.run(ctx, dp)
+	peers, err := newPeers(rc, a.log)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx, dp, peers)
 }
 
 func clientConfig(cfg Config) (*rest.Config, error) {
@@ -120,7 +125,7 @@ func newAgent(ctx context.Context, cfg Config, client kubernetes.Interface) (*ag
 		volumes: volume.New(filepath.Join(cfg.DataDir, "pods"), objects), status: status.New(client, log),
 		logs:      podlog.NewClient(filepath.Join(cfg.RunDir, "log"), cfg.Executable, log),
 		cidrReady: make(chan struct{}), podsKnown: make(chan struct{}), workers: map[types.UID]*worker{}, pullLimit: make(chan struct{}, maxPulls),
-		lookAgain: make(chan struct{}, 1),
+		lookAgain: make(chan struct{}, 1), progress: peer.NewProgress(),
 	}
 	a.parts = []part{podCounts{a}}
 	if err := a.connect(ctx); err != nil {
@@ -161,7 +166,7 @@ func (a *agent) connect(ctx context.Context) error {
 }
 
 // run starts everything in order and works until ctx ends or a part fails.
-func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
+func (a *agent) run(ctx context.Context, dp datapath.Datapath, peers peers) error {
 	if err := a.logs.Ensure(ctx); err != nil {
 		return err
 	}
@@ -181,11 +186,15 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	translator := intent.New(intent.Config{
 		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp,
 		ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), ListClusterPolicies: a.clusterPolicies.list,
-		Rules: a.cfg.Rules, Ledger: a.ledger, Logger: a.cfg.Logger,
+		PodsKnown: a.progress.SetPods, Rules: a.cfg.Rules, Ledger: a.ledger, Logger: a.cfg.Logger,
 	})
-	a.policy = translator
+	a.policy, a.others = translator, peers
 	audits, err := a.newAudits(all, translator.Rules())
 	if err != nil {
+		return err
+	}
+	a.parts = append(a.parts, peers)
+	if err := peers.listen(all.Core().V1().Nodes(), a.cfg.NodeName); err != nil {
 		return err
 	}
 	all.Start(ctx.Done())
@@ -194,6 +203,7 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath) error {
 	group.Go(func() error { a.clusterPolicies.RunWithContext(ctx); return nil })
 	group.Go(func() error { return translator.Run(ctx) })
 	group.Go(func() error { newPolicyEvents(a.ledger, a.recorder).run(ctx, a.look); return nil })
+	group.Go(func() error { peers.Run(ctx); return nil })
 	group.Go(func() error { a.logs.Supervise(ctx); return nil })
 	group.Go(func() error { return a.serveKubelet(ctx) })
 	group.Go(func() error { return a.keepNode(ctx, dp) })

@@ -106,7 +106,7 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 
 func TestNoContainerStartsBeforeItsPolicy(t *testing.T) {
 	n := newNode(t)
-	n.gate = gate{hold: make(chan struct{}), current: make(chan struct{})}
+	n.gate = gate{hold: make(chan struct{}), current: make(chan struct{}), known: make(chan struct{})}
 	n.up()
 	pod := testPod("gated", shell("main", "echo ran; sleep 600"))
 	n.create(pod)
@@ -116,7 +116,7 @@ func TestNoContainerStartsBeforeItsPolicy(t *testing.T) {
 		list, err := n.agent.runtime.List(context.Background())
 		return err == nil && len(list) == 1 && list[0].State == 1
 	})
-	for _, gate := range []chan struct{}{n.gate.hold, n.gate.current} {
+	for _, gate := range []chan struct{}{n.gate.hold, n.gate.current, n.gate.known} {
 		if log := n.log(pod, "main", 0); strings.Contains(log, "ran") || isReady(n.await("gated", "pod", func(*v1.Pod) bool { return true })) {
 			t.Fatal("the container ran without policy, or under one that is older than the pod")
 		}

@@ -51,7 +51,7 @@ func (a *agent) refuses(pod *v1.Pod) (reason, message string) {
 	return "", ""
 }
 
-// setUpNetwork makes namespaces and network, then waits for the pod's policy. Containers are created meanwhile: they need the
+// setUpNetwork makes namespaces and network, then waits until this node obeys the pod's policy and the others know the pod. Containers are created meanwhile: they need the
 // namespaces, and no device in them before they start.
 func (w *worker) setUpNetwork(ctx context.Context, pod *v1.Pod) {
 	current := w.awaitCurrentPolicy(ctx, pod)
@@ -67,6 +67,7 @@ func (w *worker) setUpNetwork(ctx context.Context, pod *v1.Pod) {
 		w.addrs, w.netns, w.reserving = box.Addrs, box.NetNS, false
 		close(w.sandboxReady)
 	})
+	known := w.awaitOthers(ctx, pod)
 	if !pod.Spec.HostNetwork {
 		if err := w.retryNetwork(ctx, pod, func() error {
 			_, err := w.a.net.Attach(ctx, podNetName(pod))
@@ -81,7 +82,7 @@ func (w *worker) setUpNetwork(ctx context.Context, pod *v1.Pod) {
 		if err := w.a.policy.WaitEnforced(ctx, string(pod.UID)); err != nil {
 			return
 		}
-		if err := wait(ctx, current); err != nil {
+		if err := wait(ctx, current, known); err != nil || ctx.Err() != nil {
 			return
 		}
 	}

@@ -49,8 +49,11 @@ type worker struct {
 	// Gates that starting containers wait at; each is closed once. Addresses, namespaces and files named by path are there with
 	// sandboxReady, the network works with networkReady and obeys policy with policyReady.
 	sandboxReady, networkReady, volumesReady, policyReady chan struct{}
-	setup                                                 context.CancelFunc
-	jobs                                                  sync.WaitGroup
+	// addressed is closed when the API has the pod's addresses, from the version addressedAt on.
+	addressed   chan struct{}
+	addressedAt string
+	setup       context.CancelFunc
+	jobs        sync.WaitGroup
 }
 
 // container is one container of the pod as the worker sees it.
@@ -72,6 +75,7 @@ func newWorker(a *agent, pod *v1.Pod) *worker {
 		latest: pod, wake: make(chan struct{}, 1),
 		containers: map[string]*container{}, attempts: map[string]int{},
 		sandboxReady: make(chan struct{}), networkReady: make(chan struct{}), volumesReady: make(chan struct{}), policyReady: make(chan struct{}),
+		addressed: make(chan struct{}),
 	}
 }
 
@@ -142,6 +146,7 @@ func (w *worker) take() {
 	for _, f := range queue {
 		f()
 	}
+	w.noteAddresses(latest)
 	pod := latest.DeepCopy()
 	if w.pod != nil {
 		pod.Status = mergeStatus(latest.Status, w.pod.Status)

@@ -207,3 +207,19 @@ func (t *Translator) publish() {
 	close(t.renewed)
 	t.renewed = make(chan struct{})
 }
+
+// takePod notes how far the watch of pods has come: it brings changes in the order of their versions. Only a watch that had to
+// begin anew brings pods in any order, and then the number may for a moment be ahead of what has been taken in.
+func (t *Translator) takePod(pod *corev1.Pod) {
+	if !notOlder(t.podsTaken, pod.ResourceVersion) {
+		t.podsTaken = pod.ResourceVersion
+	}
+}
+
+// tellPods makes known that the datapath knows all pods taken in so far. It belongs to the goroutine of Run.
+func (t *Translator) tellPods() {
+	if t.cfg.PodsKnown != nil && t.podsTaken != t.podsTold {
+		t.podsTold = t.podsTaken
+		t.cfg.PodsKnown(t.podsTaken)
+	}
+}

@@ -4,6 +4,8 @@ package intent
 
 import (
 	"context"
+	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -191,3 +193,63 @@ func TestAPodWaitsForClusterPoliciesOlderThanItself(t *testing.T) {
 type listFirst struct{ *cache.ListWatch }
 
 func (listFirst) IsWatchListSemanticsUnSupported() bool { return true }
+
+// TestOthersAreToldWhenTheDatapathKnowsAPod looks at what is in force at each moment when a version is told.
+func TestOthersAreToldWhenTheDatapathKnowsAPod(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	at := func(version string, pod *corev1.Pod) *corev1.Pod {
+		pod.ResourceVersion = version
+		return pod
+	}
+	client := clientfake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+		at("9", testPod("shop", "web", self, "10.0.0.1", map[string]string{"app": "web"})), at("7", testPod("shop", "old", "node-b", "10.0.1.9", nil)),
+		policyFrom(t, "web", "\n  podSelector: {matchLabels: {app: web}}\n  ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]"))
+	dp := fake.New()
+	type told struct {
+		version string
+		knows   bool
+	}
+	address := netip.MustParseAddr("10.0.1.1")
+	heard := make(chan told, 100)
+	tr := New(Config{NodeName: self, Informers: informers.NewSharedInformerFactory(client, 0), Policies: client.NetworkingV1(), Datapath: dp,
+		PodsKnown: func(version string) {
+			heard <- told{version, dp.Policy() != nil && len(dp.Policy().Addresses[address]) > 0}
+		}})
+	done := make(chan error, 1)
+	go func() { done <- tr.Run(ctx) }()
+	next := func(want told) {
+		t.Helper()
+		select {
+		case got := <-heard:
+			if got != want {
+				t.Errorf("told %v, not %v", got, want)
+			}
+		case <-ctx.Done():
+			t.Fatalf("not told: %v", want)
+		}
+	}
+	next(told{"9", false})
+	create := func(pod *corev1.Pod) {
+		t.Helper()
+		if _, err := client.CoreV1().Pods("shop").Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dp.Fail(errors.New("map is full"))
+	create(at("10", testPod("shop", "client", "node-b", "10.0.1.1", map[string]string{"app": "client"})))
+	refused, stop := context.WithTimeout(ctx, 3*minInterval)
+	_ = tr.WaitEnforced(refused, "uid-of-nobody") // long enough, as a rule, for a first refusal
+	stop()
+	dp.Fail(nil)
+	next(told{"10", true})
+	before := dp.Policy()
+	create(at("12", testPod("shop", "nobody", "node-b", "10.0.1.2", nil)))
+	next(told{"12", true})
+	if dp.Policy() != before {
+		t.Error("a pod that no policy names makes a new policy")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

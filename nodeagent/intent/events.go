@@ -54,6 +54,7 @@ func (t *Translator) apply(ch change) {
 
 // applyPod minds that an update may hide a deletion: same name, another pod.
 func (t *Translator) applyPod(ch change, pod *corev1.Pod) {
+	t.takePod(pod)
 	before, _ := ch.before.(*corev1.Pod)
 	if before != nil && (ch.after == nil || before.UID != pod.UID) {
 		t.note(&t.pending.policy, t.cluster.DeletePod(before.UID))

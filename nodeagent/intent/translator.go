@@ -44,6 +44,8 @@ type Config struct {
 	Policies            typednetworkingv1.NetworkPoliciesGetter
 	ListClusterPolicies func(context.Context, metav1.ListOptions) (*policyv1alpha2.ClusterNetworkPolicyList, error)
 	Datapath            datapath.Datapath
+	// PodsKnown is told the highest resourceVersion of pods that the datapath knows, whenever it has risen.
+	PodsKnown func(version string)
 	// Rules hands out the numbers of rules. Default: a table without a journal, whose numbers start again with every run, so that
 	// conntrack entries from before a restart are attributed wrongly.
 	Rules *RuleTable
@@ -67,6 +69,8 @@ type Translator struct {
 	taken       versions
 	unpublished map[string]bool
 	trials      *trials
+	// podsTaken is the highest version of pods that cluster has, podsTold what PodsKnown was told last.
+	podsTaken, podsTold string
 
 	synced  []cache.DoneChecker
 	refused error
@@ -155,6 +159,7 @@ func (t *Translator) Run(ctx context.Context) error {
 		}
 		if !t.pending.policy {
 			t.publish()
+			t.tellPods()
 		}
 		if !t.await(ctx) {
 			return nil

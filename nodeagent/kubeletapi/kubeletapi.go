@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kubeletapi serves what the API server asks a node for: logs, exec, attach and port forwarding, on TLS with client certificates.
+// Package kubeletapi serves what the API server asks a node for (logs, exec, attach and port forwarding) and what other nodes do, on TLS
+// with client certificates.
 package kubeletapi
 
 import (
@@ -26,6 +27,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"skep.dev/skep/nodeagent/peer"
 )
 
 // ErrNotFound says that there is no such pod or container on the node.
@@ -44,6 +47,8 @@ type Node interface {
 	Logs(ctx context.Context, namespace, pod, container string, opts *v1.PodLogOptions, begin func(), out io.Writer) error
 	// Metrics are the agent's own.
 	Metrics() prometheus.Gatherer
+	// Progress tells other nodes how far this one is.
+	Progress() http.Handler
 }
 
 const (
@@ -51,8 +56,12 @@ const (
 	streamCreation = 30 * time.Second
 )
 
-// adminGroup may do everything on a node. Other certificates of the cluster (nodes', users') may not.
-const adminGroup = "system:masters"
+const (
+	// adminGroup may do everything on a node. Other certificates of the cluster (users', for example) may do nothing.
+	adminGroup = "system:masters"
+	// nodesGroup, the agents of other nodes, may read how far this node is.
+	nodesGroup = "system:nodes"
+)
 
 // TLSConfig reads ca.crt, kubelet.crt and kubelet.key in dir. The pair is read again for each connection, so rotation needs no restart.
 func TLSConfig(dir string) (*tls.Config, error) {
@@ -97,16 +106,21 @@ func Handler(n Node, logger *slog.Logger) http.Handler {
 	}
 	mux.HandleFunc("/portForward/{namespace}/{pod}", s.portForward)
 	mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", s.portForward)
-	return authorize(mux)
+	all := http.NewServeMux()
+	all.Handle("GET "+peer.Path, authorize(n.Progress(), adminGroup, nodesGroup))
+	all.Handle("/", authorize(mux, adminGroup))
+	return all
 }
 
-func authorize(next http.Handler) http.Handler {
+// authorize lets in clients of the given groups.
+func authorize(next http.Handler, groups ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return
 		}
-		if subject := r.TLS.PeerCertificates[0].Subject; !slices.Contains(subject.Organization, adminGroup) {
+		subject := r.TLS.PeerCertificates[0].Subject
+		if !slices.ContainsFunc(subject.Organization, func(group string) bool { return slices.Contains(groups, group) }) {
 			http.Error(w, fmt.Sprintf("Forbidden (user=%s, verb=%s, resource=nodes/proxy)", subject.CommonName, r.Method), http.StatusForbidden)
 			return
 		}

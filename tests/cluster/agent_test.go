@@ -118,6 +118,12 @@ func containerStarts(t *testing.T, ns string) string {
 // killAgent ends the agent process of one node, and nothing else, without a chance to clean up.
 func killAgent(t *testing.T, node string) {
 	t.Helper()
+	signalAgent(t, node, syscall.SIGKILL)
+}
+
+// signalAgent sends a signal to the agent process of one node.
+func signalAgent(t *testing.T, node string, signal syscall.Signal) {
+	t.Helper()
 	for _, pid := range clusterProcesses() {
 		raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 		if err != nil {
@@ -125,7 +131,7 @@ func killAgent(t *testing.T, node string) {
 		}
 		arguments := strings.Split(string(raw), "\x00")
 		if len(arguments) > 2 && arguments[1] == "agent" && strings.Contains(string(raw), node) {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			if err := syscall.Kill(pid, signal); err != nil {
 				t.Fatal(err)
 			}
 			return

@@ -169,6 +169,31 @@ func watch(args []string) (any, error) {
 	return result, err
 }
 
+// First is what first reports: how long the connection took, in nanoseconds, and how many segments this pod has sent again.
+type First struct {
+	Took        int64 `json:"took"`
+	Retransmits int   `json:"retransmits"`
+}
+
+// first connects once, as the first thing that the pod does: a first packet that is lost shows as one that is sent again.
+func first(args []string) (any, error) {
+	if len(args) != 1 {
+		return nil, errors.New("one address")
+	}
+	began := time.Now()
+	conn, err := net.DialTimeout("tcp", args[0], 10*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := echoOnce(conn, 10*time.Second); err != nil {
+		return nil, err
+	}
+	took := time.Since(began)
+	again, err := retransmits()
+	return First{Took: took.Nanoseconds(), Retransmits: again}, err
+}
+
 // retransmits reads the counter of this network namespace.
 func retransmits() (int, error) {
 	raw, err := os.ReadFile("/proc/net/snmp")

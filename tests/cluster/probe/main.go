@@ -15,6 +15,7 @@ import (
 var commands = map[string]func(args []string) (any, error){
 	"serve":   serve,
 	"get":     get,
+	"first":   first,
 	"watch":   watch,
 	"stream":  stream,
 	"latency": latency,
