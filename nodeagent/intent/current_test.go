@@ -213,7 +213,8 @@ func TestOthersAreToldWhenTheDatapathKnowsAPod(t *testing.T) {
 	heard := make(chan told, 100)
 	tr := New(Config{NodeName: self, Informers: informers.NewSharedInformerFactory(client, 0), Policies: client.NetworkingV1(), Datapath: dp,
 		PodsKnown: func(version string) {
-			heard <- told{version, dp.Policy() != nil && len(dp.Policy().Addresses[address]) > 0}
+			_, knows := dp.Policy().Addresses.Get(address)
+			heard <- told{version, knows}
 		}})
 	done := make(chan error, 1)
 	go func() { done <- tr.Run(ctx) }()
