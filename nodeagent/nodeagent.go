@@ -197,11 +197,14 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath, peers peers) erro
 	if err := peers.listen(all.Core().V1().Nodes(), a.cfg.NodeName); err != nil {
 		return err
 	}
+	checker := a.newChecker(all, dp, translator.Settled)
+	a.parts = append(a.parts, checker)
 	all.Start(ctx.Done())
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.clusterPolicies.RunWithContext(ctx); return nil })
 	group.Go(func() error { return translator.Run(ctx) })
+	group.Go(func() error { checker.Run(ctx); return nil })
 	group.Go(func() error { newPolicyEvents(a.ledger, a.recorder).run(ctx, a.look); return nil })
 	group.Go(func() error { peers.Run(ctx); return nil })
 	group.Go(func() error { a.logs.Supervise(ctx); return nil })

@@ -78,6 +78,8 @@ type Translator struct {
 
 	mu    sync.Mutex // guards what follows
 	queue []change
+	// idle says that nothing was left to hand over when the queue was last empty.
+	idle bool
 	// enforced are the pods that the policy in force covers, true for those whose addresses it knows; renewed is closed
 	// and replaced whenever it changes.
 	enforced map[datapath.EndpointID]bool
@@ -161,6 +163,7 @@ func (t *Translator) Run(ctx context.Context) error {
 			t.publish()
 			t.tellPods()
 		}
+		t.rest()
 		if !t.await(ctx) {
 			return nil
 		}
@@ -221,7 +224,7 @@ func (t *Translator) await(ctx context.Context) bool {
 func (t *Translator) drain() {
 	t.mu.Lock()
 	queue := t.queue
-	t.queue = nil
+	t.queue, t.idle = nil, t.idle && len(queue) == 0
 	t.mu.Unlock()
 	for _, ch := range queue {
 		t.apply(ch)
