@@ -154,16 +154,18 @@ func TestAPodWaitsForOtherNodes(t *testing.T) {
 	f.metric(followed + "2")
 	a.progress.SetPods("99")
 	b.progress.SetPods("101")
-	first, second := f.wait("99"), f.wait("100")
-	<-first
-	if closed(second) {
+	f.took("99", 0, peer.Limit/2)
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if f.Wait(short, "100"); short.Err() == nil {
 		t.Error("the wait ended before all nodes knew the pod: versions are numbers, 99 is less than 100")
 	}
+	second := f.wait("100")
 	a.progress.SetPods("100")
 	<-second
 	f.took("100", 0, peer.Limit/2)
 	f.took("not a version", 0, peer.Limit/2)
-	f.metric(`skep_peer_wait_seconds_count 4`, `skep_peer_timeouts_total 0`)
+	f.metric(`skep_peer_wait_seconds_count 5`, `skep_peer_timeouts_total 0`)
 
 	third := f.wait("1000")
 	a.progress.SetPods("1000")
