@@ -116,11 +116,15 @@ func (b *bench) forgetClusterPolicy(name string) {
 // setNode adds or replaces a node as a peer of policies.
 func (b *bench) setNode(n policymodel.Node) {
 	b.world.Nodes = append(slices.DeleteFunc(b.world.Nodes, func(o policymodel.Node) bool { return o.Name == n.Name }), n)
+	b.cluster.SetNodePeer(apiNode(n))
+}
+
+func apiNode(n policymodel.Node) *corev1.Node {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: n.Labels}}
 	for _, ip := range n.IPs {
 		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
 	}
-	b.cluster.SetNodePeer(node)
+	return node
 }
 
 // load brings the maps up to date.
