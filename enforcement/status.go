@@ -5,6 +5,8 @@ package enforcement
 import (
 	"slices"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // StatusPath and RulesPath are where an agent's API tells what is in force on its node, as a Report, and what each rule has decided.
@@ -18,6 +20,22 @@ type Version struct {
 	UID        string `json:"uid"`
 	Generation int64  `json:"generation"`
 	Mode       Mode   `json:"mode"`
+}
+
+// object is what of an object's metadata makes its Version.
+type object interface {
+	GetUID() types.UID
+	GetGeneration() int64
+	GetAnnotations() map[string]string
+}
+
+// VersionOf reads a policy of either kind. A mode that nobody knows enforces.
+func VersionOf(o object) Version {
+	mode := Enforce
+	if Mode(o.GetAnnotations()[Annotation]) == Audit {
+		mode = Audit
+	}
+	return Version{UID: string(o.GetUID()), Generation: o.GetGeneration(), Mode: mode}
 }
 
 // Policy is what one node says of one policy.

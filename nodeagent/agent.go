@@ -75,6 +75,7 @@ type agent struct {
 	ledger     *ledger.Ledger
 	progress   *peer.Progress
 	others     others
+	policies   *policyAPI
 	cgroups    *cgroup.Tree
 	saved      *checkpoint.Store
 	status     *status.Writer

@@ -467,3 +467,6 @@ func (n nodeAPI) Metrics() prometheus.Gatherer { return n.a.metrics() }
 
 // Progress implements kubeletapi.Node.
 func (n nodeAPI) Progress() http.Handler { return n.a.progress }
+
+// Policy implements kubeletapi.Node.
+func (n nodeAPI) Policy() http.Handler { return n.a.policies.handler() }

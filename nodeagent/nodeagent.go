@@ -182,13 +182,14 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath, peers peers) erro
 	all := informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(trim))
 	a.services = all.Core().V1().Services().Lister()
 	a.ledger = ledger.New()
-	a.parts = append(a.parts, a.ledger)
 	translator := intent.New(intent.Config{
 		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp,
 		ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), ListClusterPolicies: a.clusterPolicies.list,
 		PodsKnown: a.progress.SetPods, Rules: a.cfg.Rules, Ledger: a.ledger, Logger: a.cfg.Logger,
 	})
 	a.policy, a.others = translator, peers
+	a.policies = &policyAPI{node: a.cfg.NodeName, ledger: a.ledger, rules: translator.Rules(), dp: dp}
+	a.parts = append(a.parts, a.ledger, datapathMetrics{dp: dp, rules: translator.Rules(), log: a.log})
 	audits, err := a.newAudits(all, translator.Rules())
 	if err != nil {
 		return err

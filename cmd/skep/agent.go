@@ -121,7 +121,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 	f.agent.Rules = ruleTable(f.agent)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return agentapi.Serve(ctx, filepath.Join(f.agent.RunDir, "agent.sock"), dp, f.agent.Rules)
+		return agentapi.Serve(ctx, filepath.Join(f.agent.RunDir, "agent.sock"), dp)
 	})
 	group.Go(func() error { return nodeagent.Run(ctx, f.agent, dp) })
 	return group.Wait()

@@ -70,23 +70,15 @@ func idOf(policy metav1.Object) ledger.ID {
 	return ledger.ID{Namespace: policy.GetNamespace(), Name: policy.GetName()}
 }
 
-func versionOf(policy metav1.Object) enforcement.Version {
-	mode := enforcement.Enforce
-	if enforcement.Mode(policy.GetAnnotations()[enforcement.Annotation]) == enforcement.Audit {
-		mode = enforcement.Audit
-	}
-	return enforcement.Version{UID: string(policy.GetUID()), Generation: policy.GetGeneration(), Mode: mode}
-}
-
 // propose takes in a version of a policy that came at a time.
 func (t *Translator) propose(policy metav1.Object, at time.Time) {
-	id, v := idOf(policy), versionOf(policy)
+	id, v := idOf(policy), enforcement.VersionOf(policy)
 	p := t.trials.policies[id]
 	if p == nil {
 		p = &trial{}
 		t.trials.policies[id] = p
 	}
-	known := p.newest != nil && versionOf(p.newest) == v
+	known := p.newest != nil && enforcement.VersionOf(p.newest) == v
 	p.newest = policy
 	if t.trials.began.IsZero() || at.Before(t.trials.began) {
 		at = time.Time{}
@@ -239,7 +231,7 @@ func (t *Translator) hold(id ledger.ID, why error) {
 	if p.tries++; p.tries == 1 {
 		t.log.Error("a policy cannot be enforced, its last good version stays in force", "policy", id.String(), "err", why)
 	}
-	if p.good == nil && versionOf(p.newest).Mode == enforcement.Enforce {
+	if p.good == nil && enforcement.VersionOf(p.newest).Mode == enforcement.Enforce {
 		if selects := subjectOf(p.newest); selects != nil {
 			t.cluster.withhold(id.String(), selects, !t.trials.taken)
 		}
@@ -252,7 +244,7 @@ func (t *Translator) inForceNow(at time.Time) {
 	for id := range t.trials.fresh {
 		p := t.trials.policies[id]
 		p.good, p.tries = p.newest, 0
-		t.cfg.Ledger.Enforced(id, versionOf(p.good), at)
+		t.cfg.Ledger.Enforced(id, enforcement.VersionOf(p.good), at)
 	}
 	clear(t.trials.fresh)
 	limited := map[ledger.ID]ledger.Fault{}

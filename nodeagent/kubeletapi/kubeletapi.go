@@ -49,6 +49,8 @@ type Node interface {
 	Metrics() prometheus.Gatherer
 	// Progress tells other nodes how far this one is.
 	Progress() http.Handler
+	// Policy answers below /policy/.
+	Policy() http.Handler
 }
 
 const (
@@ -99,6 +101,7 @@ func Handler(n Node, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /pods", s.pods)
 	// One part that has nothing to say must not hide the others.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.Metrics(), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+	mux.Handle("GET /policy/", n.Policy())
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, path := range []string{"/{namespace}/{pod}/{container}", "/{namespace}/{pod}/{uid}/{container}"} {
 		mux.HandleFunc("/exec"+path, s.exec)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package agentapi is the agent's local interface: HTTP on a unix socket that only root can open, through which
-// the command line asks a node about its datapath and its policies.
+// the command line asks a node about its datapath.
 package agentapi
 
 import (
@@ -27,7 +27,7 @@ type StatusSource interface {
 const statusPath = "/v1/datapath/status"
 
 // Serve answers on the socket until the context ends. A socket file that a killed agent left is replaced.
-func Serve(ctx context.Context, socket string, source StatusSource, rules RuleSource) error {
+func Serve(ctx context.Context, socket string, source StatusSource) error {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func Serve(ctx context.Context, socket string, source StatusSource, rules RuleSo
 		return err
 	}
 	defer os.Remove(socket)
-	server := &http.Server{Handler: handler(source, rules), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler(source), ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	select {
@@ -69,10 +69,9 @@ func listenPrivate(socket string) (net.Listener, error) {
 	return l, nil
 }
 
-func handler(source StatusSource, rules RuleSource) http.Handler {
+func handler(source StatusSource) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, answer(source.Status))
-	mux.HandleFunc("GET "+rulesPath, answer(func(ctx context.Context) ([]RuleStats, error) { return ruleStats(ctx, source, rules) }))
 	return mux
 }
 

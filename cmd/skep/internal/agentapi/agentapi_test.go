@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"skep.dev/skep/datapath"
-	"skep.dev/skep/nodeagent/intent"
 )
 
 type source struct {
@@ -22,18 +21,14 @@ type source struct {
 	err    error
 }
 
-type rules []intent.PolicyRule
-
-func (r rules) Current() []intent.PolicyRule { return r }
-
 func (s source) Status(context.Context) (datapath.Status, error) { return s.status, s.err }
 
-func serve(t *testing.T, s StatusSource, r ...intent.PolicyRule) string {
+func serve(t *testing.T, s StatusSource) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "node", "agent.sock")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, socket, s, rules(r)) }()
+	go func() { done <- Serve(ctx, socket, s) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -56,28 +51,6 @@ func TestStatusArrivesWhole(t *testing.T) {
 	got, err := Status(context.Background(), serve(t, source{status: want}))
 	if err != nil {
 		t.Fatal(err)
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-}
-
-func TestRulesArriveWithTheirCounters(t *testing.T) {
-	rule := func(id datapath.RuleID, index int, action datapath.Action) intent.PolicyRule {
-		return intent.PolicyRule{RuleInfo: intent.RuleInfo{ID: id, Policies: []string{"shop/web"}, Index: index}, Action: action}
-	}
-	used, dead, elsewhere, isolation := rule(7, 0, datapath.Allow), rule(8, 1, datapath.Allow), rule(0, 2, datapath.Allow), rule(9, -1, datapath.Deny)
-	status := datapath.Status{Rules: []datapath.RuleCounter{
-		{Rule: 5, Connections: 50}, // of a policy that is gone
-		{Rule: 7, Connections: 2, Packets: 3, Bytes: 180}, {Rule: 9, Connections: 1, Packets: 1, Bytes: 74},
-	}}
-	got, err := Rules(context.Background(), serve(t, source{status: status}, used, dead, elsewhere, isolation))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []RuleStats{
-		{PolicyRule: used, Connections: 2, Packets: 3, Bytes: 180}, {PolicyRule: dead}, {PolicyRule: elsewhere},
-		{PolicyRule: isolation, Connections: 1, Packets: 1, Bytes: 74},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
