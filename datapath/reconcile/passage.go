@@ -125,18 +125,21 @@ func (p *policy) openPassages(c *change) error {
 	if len(c.passages) == 0 {
 		return nil
 	}
-	// Rows are as the classes were.
 	atoms := map[uint32][]datapath.AtomID{}
+	for way := range c.passages {
+		atoms[way.from] = nil
+	}
 	for key, in := range p.classes {
 		if before, changed := c.before[key]; changed {
-			in = before
+			in = before // rows are as the classes were
 		}
-		atoms[in.number] = in.atoms
+		if _, asked := atoms[in.number]; asked {
+			atoms[in.number] = in.atoms
+		}
 	}
 	for way, number := range c.passages {
-		ids, known := atoms[way.from]
-		sets := p.live()
-		if known {
+		sets := p.live() // of classes that this process did not name
+		if ids := atoms[way.from]; ids != nil || way.from == noClass {
 			sets = maps.Keys(p.setsNaming(ids))
 		}
 		for set := range sets {

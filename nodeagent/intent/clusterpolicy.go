@@ -193,10 +193,9 @@ func (r *rule) addClusterPeers(peers []policyv1alpha2.ClusterNetworkPolicyEgress
 		if len(parsed) == 0 {
 			return fmt.Errorf("peer %d: %w", i, errUnknown)
 		}
-		for _, one := range parsed {
-			r.addPeer(one)
-		}
+		r.peers = append(r.peers, parsed...)
 	}
+	r.peers = uniquePeers(r.peers)
 	return nil
 }
 

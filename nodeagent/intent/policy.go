@@ -180,8 +180,9 @@ func parseRule(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.Netw
 		if err != nil {
 			return nil, fmt.Errorf("peer %d: %w", i, err)
 		}
-		r.addPeer(parsed)
+		r.peers = append(r.peers, parsed)
 	}
+	r.peers = uniquePeers(r.peers)
 	for i, p := range ports {
 		if err := r.addPort(p); err != nil {
 			return nil, fmt.Errorf("ports[%d]: %w", i, err)
@@ -216,10 +217,14 @@ func (r *rule) addPort(p networkingv1.NetworkPolicyPort) error {
 	return nil
 }
 
-func (r *rule) addPeer(p peer) {
-	if !slices.ContainsFunc(r.peers, func(o peer) bool { return o.id == p.id }) {
-		r.peers = append(r.peers, p)
-	}
+// uniquePeers leaves the first of peers that mean the same. There may be thousands of blocks.
+func uniquePeers(peers []peer) []peer {
+	known := make(map[string]bool, len(peers))
+	return slices.DeleteFunc(peers, func(p peer) bool {
+		again := known[p.id]
+		known[p.id] = true
+		return again
+	})
 }
 
 func (r *rule) addNamed(np namedPort) {
