@@ -60,6 +60,8 @@ type benchCase struct {
 	name     string
 	rules    int
 	services int
+	// policies are for other pods, each with a set of its own.
+	policies int
 	// byPrefix has a and b match by CIDR peers, and every destination looked up among the Services.
 	byPrefix bool
 	// outside has a send to an address of that prefix which is no pod's of this node: only a's egress is judged, but the class is
@@ -76,7 +78,13 @@ func (c benchCase) world(b testing.TB) (*progtest.Harness, progtest.Packet) {
 	})
 	must(b, h.Endpoint("a", podA4))
 	must(b, h.Endpoint("b", podB4))
-	must(b, h.Load(benchPolicy(c.rules, benchClasses, c.byPrefix)))
+	policy := benchPolicy(c.rules, benchClasses, c.byPrefix)
+	for i := range c.policies {
+		set := datapath.PolicySet{ID: datapath.SetID(fmt.Sprintf("other-%d", i)), Default: datapath.Deny, DefaultRule: 1}
+		set.Rules = []datapath.Rule{{ID: 2, Peers: []datapath.AtomID{datapath.AtomID(fmt.Sprintf("unused-%d", i))}, Ports: tcpPorts(80, 443)}}
+		policy.Sets[set.ID] = set
+	}
+	must(b, h.Load(policy))
 	var services []datapath.Service
 	for i := range c.services {
 		addr := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})
@@ -114,6 +122,9 @@ func BenchmarkPrograms(b *testing.B) {
 		{name: "rules=1000/services=10", rules: benchRules, services: 10},
 		{name: "rules=1000/services=10000", rules: benchRules, services: 10000},
 		{name: "rules=1/services=10", rules: 1, services: 10},
+		{name: "policies=1", rules: 1, policies: 1},
+		{name: "policies=100", rules: 100, policies: 100},
+		{name: "policies=1000", rules: 1000, policies: 1000},
 		{name: "everything", rules: benchRules, services: 10000, byPrefix: true},
 		{name: "everything/outside", rules: benchRules, services: 10000, byPrefix: true, outside: true},
 	} {

@@ -123,6 +123,36 @@ func TestRulesOfManyBlocks(t *testing.T) {
 	}
 }
 
+// TestWhatIsTooLargeIsRefusedWhole has one rule more than a set can have, and more blocks than the map has room for. The last policy stays
+// in force.
+func TestWhatIsTooLargeIsRefusedWhole(t *testing.T) {
+	h := judged(t)
+	before := fill(t, h)
+	rules := open("a", "b")
+	set := datapath.PolicySet{ID: "rules", Default: datapath.Deny}
+	for i := range datapath.MaxRules + 1 {
+		set.Rules = append(set.Rules, datapath.Rule{ID: datapath.RuleID(i + 1), AnyPeer: true, AnyPort: true})
+	}
+	rules.Sets[set.ID] = set
+	blocks := open("a", "b")
+	cidrs := map[datapath.AtomID]datapath.CIDR{}
+	for i := range 65_536 {
+		net := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(i >> 14), byte(i >> 6), byte(i << 2)}), 30)
+		cidrs[datapath.AtomID(net.String())] = datapath.CIDR{Prefix: net}
+	}
+	blocks.CIDRs = datapath.MapOf(cidrs) // and one prefix more, for IPv4 that is in no block
+	for name, p := range map[string]*datapath.PolicyState{"rules": rules, "blocks": blocks} {
+		if err := h.Load(p); err == nil {
+			t.Fatalf("too many %s were taken", name)
+		}
+		if after := fill(t, h); after != before {
+			t.Errorf("too many %s: the maps hold %s, before %s", name, after, before)
+		}
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 80), true, 1)
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 81), false, 9)
+	}
+}
+
 // TestRulesOfManyPorts gives every rule a port of its own, with a port between them that no rule names.
 func TestRulesOfManyPorts(t *testing.T) {
 	h := judged(t)
