@@ -15,6 +15,9 @@ const (
 	RulesPath  = "/policy/rules"
 )
 
+// NodeCondition is the type of the Node's condition. As with the other conditions beside Ready, True is the bad news.
+const NodeCondition = "NetworkPolicyUnenforced"
+
 // Version is a policy as far as it matters to enforcement: labels or a status that change do not make another one.
 type Version struct {
 	UID        string `json:"uid"`

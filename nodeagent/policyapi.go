@@ -33,14 +33,12 @@ func (p *policyAPI) handler() http.Handler {
 	return mux
 }
 
-// status answers with a Report, of one policy if the query names one, by namespace and name.
+// status answers with a Report, of the policies that the query names, by namespace, name or both. An empty namespace is the cluster's.
 func (p *policyAPI) status(w http.ResponseWriter, r *http.Request) {
-	policies := p.ledger.Policies()
-	if q := r.URL.Query(); q.Has("name") {
-		policies = slices.DeleteFunc(policies, func(p enforcement.Policy) bool {
-			return p.Name != q.Get("name") || p.Namespace != q.Get("namespace")
-		})
-	}
+	q := r.URL.Query()
+	policies := slices.DeleteFunc(p.ledger.Policies(), func(p enforcement.Policy) bool {
+		return q.Has("name") && p.Name != q.Get("name") || q.Has("namespace") && p.Namespace != q.Get("namespace")
+	})
 	answer(w, enforcement.Report{Node: p.node, Policies: policies})
 }
 

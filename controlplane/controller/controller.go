@@ -34,6 +34,7 @@ import (
 	"skep.dev/skep/controlplane/controller/nodeipam"
 	"skep.dev/skep/controlplane/controller/nodelifecycle"
 	"skep.dev/skep/controlplane/controller/podgc"
+	"skep.dev/skep/controlplane/controller/policystatus"
 	"skep.dev/skep/controlplane/controller/replicaset"
 	"skep.dev/skep/controlplane/controller/rootca"
 	"skep.dev/skep/controlplane/controller/serviceaccount"
@@ -143,6 +144,7 @@ func assemble(env loop.Env, cfg Config) ([]loop.Controller, error) {
 		taintevict.New(env),
 		podgc.New(env),
 		disruption.New(env),
+		policystatus.New(env),
 	}, nil
 }
 

@@ -199,9 +199,6 @@ func (l *Ledger) Faulty() []enforcement.Policy {
 	return slices.DeleteFunc(l.Policies(), func(p enforcement.Policy) bool { return p.Reason == "" })
 }
 
-// Unenforced is the type of the Node's condition. As with the other conditions beside Ready, True is the bad news.
-const Unenforced v1.NodeConditionType = "NetworkPolicyUnenforced"
-
 // shownPolicies is how many policies the condition names.
 const shownPolicies = 5
 
@@ -214,7 +211,7 @@ func (l *Ledger) NodeConditions() []v1.NodeCondition {
 }
 
 func condition(node Fault, faulty []enforcement.Policy) v1.NodeCondition {
-	c := v1.NodeCondition{Type: Unenforced, Status: v1.ConditionTrue}
+	c := v1.NodeCondition{Type: enforcement.NodeCondition, Status: v1.ConditionTrue}
 	switch {
 	case node != Fault{}:
 		c.Reason, c.Message = string(node.Reason), "the last good state of all policies stays in force: "+node.Message

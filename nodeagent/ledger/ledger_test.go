@@ -62,7 +62,7 @@ func TestNodeCondition(t *testing.T) {
 		{"the node", Fault{enforcement.Failed, "broken"}, faulty(1), v1.ConditionTrue, "Failed", "the last good state of all policies stays in force: broken"},
 	} {
 		got := condition(c.node, c.faulty)
-		if got.Type != Unenforced || got.Status != c.status || got.Reason != c.reason || got.Message != c.message {
+		if got.Type != enforcement.NodeCondition || got.Status != c.status || got.Reason != c.reason || got.Message != c.message {
 			t.Errorf("%s: %+v", c.name, got)
 		}
 	}
