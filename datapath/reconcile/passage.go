@@ -106,6 +106,71 @@ func (p *policy) planMoves(c *change) {
 		c.prefixMoves = append(c.prefixMoves, move[compile.Prefix]{prefix, through(from, to), to, stays})
 	}
 	slices.SortFunc(c.prefixMoves, longestFirst)
+	p.planHeirs(c)
+}
+
+// planHeirs spares passages. A class that is new needs none if all that comes into it comes from one other, and no set that stays tells
+// the two apart: with the rows of the other in the sets that are there it is a passage itself. So it is when a selector for some pods of
+// a class comes into use.
+func (p *policy) planHeirs(c *change) {
+	if len(c.passages) == 0 || p.inherited != nil {
+		return
+	}
+	fresh := map[uint32][]datapath.AtomID{}
+	for _, in := range c.newClasses {
+		fresh[in.number] = in.atoms
+	}
+	sources := map[uint32]int{}
+	for way := range c.passages {
+		sources[way.to]++
+	}
+	atoms := p.atomsBefore(c)
+	direct := map[uint32]uint32{}
+	c.heirs = map[uint32]uint32{}
+	for way, number := range c.passages {
+		before, known := atoms[way.from]
+		after, isNew := fresh[way.to]
+		if isNew && known && sources[way.to] == 1 && !p.tellsApart(c, before, after) {
+			direct[number], c.heirs[way.to] = way.to, way.from
+			delete(c.passages, way)
+		}
+	}
+	spare(c.moves, direct)
+	spare(c.prefixMoves, direct)
+}
+
+// spare has moves go straight to their class where they can.
+func spare[K any](moves []move[K], direct map[uint32]uint32) {
+	for i := range moves {
+		if to, ok := direct[moves[i].via]; ok {
+			moves[i].via = to
+		}
+	}
+}
+
+// atomsBefore gives the atoms of those classes that something leaves, as they were; their rows are still those. It does not know
+// classes that this process did not name, and passages that something was left in.
+func (p *policy) atomsBefore(c *change) map[uint32][]datapath.AtomID {
+	left := map[uint32]bool{}
+	for way := range c.passages {
+		left[way.from] = true
+	}
+	for _, from := range c.heirs {
+		left[from] = true
+	}
+	out := map[uint32][]datapath.AtomID{}
+	for key, in := range p.classes {
+		if before, changed := c.before[key]; changed {
+			in = before
+		}
+		if left[in.number] {
+			out[in.number] = in.atoms
+		}
+	}
+	if left[noClass] {
+		out[noClass] = nil
+	}
+	return out
 }
 
 // numberPassage is the class of what passes from one class to another. What does not change keeps its class.
@@ -120,32 +185,20 @@ func (p *policy) numberPassage(c *change, way passage) uint32 {
 	return c.passages[way]
 }
 
-// openPassages gives the passages their rows in the sets that are in force.
+// openPassages gives the passages, and the classes that are their own, their rows in the sets that are in force.
 func (p *policy) openPassages(c *change) error {
-	if len(c.passages) == 0 {
+	if !c.passes() {
 		return nil
 	}
-	atoms := map[uint32][]datapath.AtomID{}
-	for way := range c.passages {
-		atoms[way.from] = nil
-	}
-	for key, in := range p.classes {
-		if before, changed := c.before[key]; changed {
-			in = before // rows are as the classes were
-		}
-		if _, asked := atoms[in.number]; asked {
-			atoms[in.number] = in.atoms
-		}
-	}
+	atoms := p.atomsBefore(c)
 	for way, number := range c.passages {
-		sets := p.live() // of classes that this process did not name
-		if ids := atoms[way.from]; ids != nil || way.from == noClass {
-			sets = maps.Keys(p.setsNaming(ids))
+		if err := p.copyPeers(&c.opened, atoms, way.from, number); err != nil {
+			return err
 		}
-		for set := range sets {
-			if err := p.copyPeer(c, set, way.from, number); err != nil {
-				return err
-			}
+	}
+	for to, from := range c.heirs {
+		if err := p.copyPeers(&c.copied, atoms, from, to); err != nil {
+			return err
 		}
 	}
 	if p.inherited == nil {
@@ -154,21 +207,41 @@ func (p *policy) openPassages(c *change) error {
 	return p.inherited.openPassages(p, c.passages)
 }
 
+// passes says whether something has a class on the way.
+func (c *change) passes() bool { return len(c.passages)+len(c.heirs) > 0 }
+
+func (p *policy) copyPeers(rows *[]opened, atoms map[uint32][]datapath.AtomID, from, to uint32) error {
+	sets := p.live()
+	if ids, known := atoms[from]; known {
+		naming := p.setsNaming(ids)
+		for _, set := range p.leaving {
+			naming[set] = true // its rows may be older than the atoms
+		}
+		sets = maps.Keys(naming)
+	}
+	for set := range sets {
+		if err := p.copyPeer(rows, set, from, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // opened is the row of a passage in a set.
 type opened struct {
 	set   *liveSet
 	class uint32
 }
 
-// copyPeer gives a passage the row of a class. Without a row both have that of no class.
-func (p *policy) copyPeer(c *change, s *liveSet, from, to uint32) error {
+// copyPeer gives a class the row of another one. Without a row both have that of no class.
+func (p *policy) copyPeer(rows *[]opened, s *liveSet, from, to uint32) error {
 	stored := s.peers[from]
 	if stored == nil {
 		return nil
 	}
 	stored.refs++
 	s.peers[to] = stored
-	c.opened = append(c.opened, opened{s, to})
+	*rows = append(*rows, opened{s, to})
 	return p.node.maps.Peer.Put(bpfobj.SkepPeerKey{Set: s.number, Class: to}, stored.row)
 }
 

@@ -73,6 +73,9 @@ type change struct {
 	prefixMoves []move[compile.Prefix]
 	passages    map[passage]uint32
 	opened      []opened
+	// heirs are new classes that start with the rows of others, copied are these rows.
+	heirs  map[uint32]uint32
+	copied []opened
 }
 
 /*
@@ -220,7 +223,7 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 		return err
 	}
 	if len(c.newClasses)+len(c.passages) > 0 {
-		rows := p.rowsOf(c.newClasses)
+		rows := p.rowsOf(slices.DeleteFunc(slices.Clone(c.newClasses), func(in class) bool { _, heir := c.heirs[in.number]; return heir }))
 		for set := range p.live() {
 			if err := p.addClasses(set, rows[set]); err != nil {
 				return err
@@ -241,7 +244,7 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 		}
 		for way, number := range c.passages {
 			if err == nil {
-				err = p.copyPeer(c, set, way.to, number)
+				err = p.copyPeer(&c.opened, set, way.to, number)
 			}
 		}
 		if err != nil {
@@ -394,7 +397,7 @@ func (p *policy) unname(set *liveSet) {
 
 // undo removes what make wrote. Class numbers stay used up: they are never given out twice.
 func (p *policy) undo(c *change) error {
-	errs := []error{p.closePassages(c.opened)}
+	errs := []error{p.closePassages(c.opened), p.closePassages(c.copied)}
 	if p.inherited != nil {
 		errs = append(errs, p.inherited.closePassages(p))
 	}
@@ -444,7 +447,7 @@ func (p *policy) flip(c *change) error {
 	if err := p.node.saveState(); err != nil {
 		return err
 	}
-	if len(c.passages) > 0 {
+	if c.passes() {
 		p.passing = append(p.passing, c.opened...)
 		if err := p.pass(c); err != nil {
 			return err
