@@ -234,32 +234,38 @@ func parseNodePeer(s *metav1.LabelSelector) (peer, error) {
 
 func (r *rule) addProtocols(protocols []policyv1alpha2.ClusterNetworkPolicyProtocol) error {
 	for i, p := range protocols {
+		var err error
 		switch {
 		case p.TCP != nil:
-			r.addClusterPort(datapath.TCP, p.TCP.DestinationPort)
+			err = r.addClusterPort(datapath.TCP, p.TCP.DestinationPort)
 		case p.UDP != nil:
-			r.addClusterPort(datapath.UDP, p.UDP.DestinationPort)
+			err = r.addClusterPort(datapath.UDP, p.UDP.DestinationPort)
 		case p.SCTP != nil:
-			r.addClusterPort(datapath.SCTP, p.SCTP.DestinationPort)
+			err = r.addClusterPort(datapath.SCTP, p.SCTP.DestinationPort)
 		case p.DestinationNamedPort != "":
 			for _, protocol := range []datapath.Protocol{datapath.TCP, datapath.UDP, datapath.SCTP} {
 				r.addNamed(namedPort{protocol, p.DestinationNamedPort})
 			}
 		default:
-			return fmt.Errorf("protocols[%d]: %w", i, errUnknown)
+			err = errUnknown
+		}
+		if err != nil {
+			return fmt.Errorf("protocols[%d]: %w", i, err)
 		}
 	}
 	return nil
 }
 
-func (r *rule) addClusterPort(protocol datapath.Protocol, p *policyv1alpha2.Port) {
-	ports := datapath.PortRange{Protocol: protocol, First: 0, Last: 65535}
+func (r *rule) addClusterPort(protocol datapath.Protocol, p *policyv1alpha2.Port) error {
+	first, last := int32(0), int32(65535)
 	switch {
 	case p == nil:
 	case p.Range != nil:
-		ports.First, ports.Last = uint16(p.Range.Start), uint16(p.Range.End)
+		first, last = p.Range.Start, p.Range.End
+	case p.Number == 0:
+		return errUnknown // ports are numbered from 1: what is set is something that this version does not know
 	default:
-		ports.First, ports.Last = uint16(p.Number), uint16(p.Number)
+		first, last = p.Number, p.Number
 	}
-	r.addRange(ports)
+	return r.addNumbers(protocol, first, last)
 }

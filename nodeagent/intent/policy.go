@@ -209,11 +209,17 @@ func (r *rule) addPort(p networkingv1.NetworkPolicyPort) error {
 		if p.EndPort != nil {
 			last = *p.EndPort
 		}
-		if first < 0 || last > 65535 || last < first {
-			return errors.New("port out of range")
-		}
-		r.addRange(datapath.PortRange{Protocol: proto, First: uint16(first), Last: uint16(last)})
+		return r.addNumbers(proto, first, last)
 	}
+	return nil
+}
+
+// addNumbers adds a range as the API writes it, which can say more than there is.
+func (r *rule) addNumbers(protocol datapath.Protocol, first, last int32) error {
+	if first < 0 || last > 65535 || last < first {
+		return errors.New("port out of range")
+	}
+	r.addRange(datapath.PortRange{Protocol: protocol, First: uint16(first), Last: uint16(last)})
 	return nil
 }
 

@@ -122,9 +122,16 @@ func unreadable(rule clusterRule) bool {
 		if p.TCP == nil && p.UDP == nil && p.SCTP == nil && p.DestinationNamedPort == "" {
 			return true
 		}
+		if p.TCP != nil && unreadablePort(p.TCP.DestinationPort) || p.UDP != nil && unreadablePort(p.UDP.DestinationPort) ||
+			p.SCTP != nil && unreadablePort(p.SCTP.DestinationPort) {
+			return true
+		}
 	}
 	return false
 }
+
+// unreadablePort: neither a number, which is at least 1, nor a range is set.
+func unreadablePort(p *policyv1alpha2.Port) bool { return p != nil && p.Number == 0 && p.Range == nil }
 
 // clusterSubjectMatches: "Exactly one field must be set. Note that host-networked pods are not included".
 func clusterSubjectMatches(w World, s policyv1alpha2.ClusterNetworkPolicySubject, pod *Pod) bool {

@@ -124,18 +124,32 @@ func killAgent(t *testing.T, node string) {
 // signalAgent sends a signal to the agent process of one node.
 func signalAgent(t *testing.T, node string, signal syscall.Signal) {
 	t.Helper()
+	pid, running := agentProcesses()[node]
+	if !running {
+		t.Fatalf("no agent of %s is running", node)
+	}
+	if err := syscall.Kill(pid, signal); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// agentProcesses are the agents that run, by node.
+func agentProcesses() map[string]int {
+	out := map[string]int{}
 	for _, pid := range clusterProcesses() {
 		raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 		if err != nil {
 			continue
 		}
 		arguments := strings.Split(string(raw), "\x00")
-		if len(arguments) > 2 && arguments[1] == "agent" && strings.Contains(string(raw), node) {
-			if err := syscall.Kill(pid, signal); err != nil {
-				t.Fatal(err)
+		if len(arguments) < 3 || arguments[1] != "agent" {
+			continue
+		}
+		for n := 1; n <= nodes; n++ {
+			if strings.Contains(string(raw), nodeName(n)) {
+				out[nodeName(n)] = pid
 			}
-			return
 		}
 	}
-	t.Fatalf("no agent of %s is running", node)
+	return out
 }

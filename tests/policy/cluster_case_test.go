@@ -106,6 +106,11 @@ var clusterTables = []clusterTable{
 		x/a -> w/a TCP 80: no
 		internet -> x/a TCP 80: no`}, map[string]string{
 		"p": `{tier: Admin, priority: 0, ` + inX + `, ingress: [{action: Pass, from: [{}]}], egress: [{action: Accept, to: [{domainNames: [example.com]}]}, {action: Deny, to: [{namespaces: {}}]}]}`}},
+	{truthTable{"an unknown kind of port fails closed", nil, `
+		w/a -> x/a TCP 80: no
+		w/a -> x/a UDP 80: no
+		x/a -> w/a TCP 80: no`}, map[string]string{
+		"p": `{tier: Admin, priority: 0, ` + inX + `, ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {}}}]}], egress: [{action: Accept, to: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {}}}]}, {action: Deny, to: [{namespaces: {}}]}]}`}},
 	{truthTable{"the node always reaches its pods", nil, `
 		node -> x/a TCP 80: yes
 		w/a -> x/a TCP 80: no`}, map[string]string{

@@ -25,6 +25,8 @@ var commands = map[string]func(args []string) (any, error){
 	"udp":     udp,
 	"raw":     raw,
 	"sniff":   sniff,
+	"answer":  answer,
+	"reach":   reach,
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
