@@ -9,8 +9,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
@@ -44,6 +46,9 @@ type policy struct {
 	// leaving and left are sets and classes that the next collection deletes. Until then a set may be in use.
 	leaving []*liveSet
 	left    []class
+	// uncollected is the last change, whose leavings are still there, and flipped when it was made.
+	uncollected *change
+	flipped     time.Time
 	// inherited is what an earlier process left: in force until the first policy of this one, deleted after it.
 	inherited *inheritance
 }
@@ -86,12 +91,16 @@ apply makes before it breaks:
 	endpoints to their sets, one write each
 	addresses to their classes                                   in the sets of now the same as the passages
 	generation                                                   known flows are judged again
-	what nobody refers to is deleted
+	what nobody refers to is deleted, when the next change comes or somebody tidies up
 
 Whatever fails before the addresses flip is undone, and the last policy stays in force untouched. After a failure the next policy is
 compared with all that is in the maps, and not only with the last one.
 */
 func (p *policy) apply(state *datapath.PolicyState) error {
+	if err := p.tidy(); err != nil {
+		p.computed = nil
+		return err
+	}
 	compiled, err := p.compileNew(state)
 	if err != nil {
 		return err
@@ -117,10 +126,35 @@ func (p *policy) replace(state *datapath.PolicyState, compiled []*compile.Set) e
 	if err := p.node.bump(); err != nil {
 		return fmt.Errorf("start a policy generation: %w", err)
 	}
+	clear(p.loose)
+	p.uncollected, p.flipped = c, p.node.clock.Now()
+	return nil
+}
+
+// tidy removes what the last change left, once no program can be reading it any more. A processor of a virtual machine may stand still
+// for longer than a change takes, with a packet half judged: the class that it has read, or the set, must still have its rows.
+func (p *policy) tidy() error {
+	c := p.uncollected
+	if c == nil {
+		return nil
+	}
+	if p.node.clock.Now().Sub(p.flipped) < grace {
+		awaitPrograms(p.node.clock)
+	}
+	p.uncollected = nil
 	if err := p.collect(c); err != nil {
 		return fmt.Errorf("remove what the last policy left: %w", err)
 	}
 	return nil
+}
+
+// awaitPrograms returns when every program that runs now has ended. The kernel's global memory barrier is an RCU grace period, and
+// programs run inside of RCU; where processors are shielded from it, time has to do.
+func awaitPrograms(clock Clock) {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL, linux/membarrier.h
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		clock.Sleep(grace)
+	}
 }
 
 // compare finds what the new policy may change. Addresses of this node's pods are always looked at: pods come without a change of
@@ -489,7 +523,6 @@ func (p *policy) collect(c *change) error {
 	}
 	errs = append(errs, p.dropClasses(p.left))
 	p.left = nil
-	clear(p.loose)
 	if p.inherited != nil {
 		errs = append(errs, p.inherited.remove(p))
 		p.inherited = nil

@@ -142,7 +142,7 @@ func (n *Node) dropRetired() error {
 func (n *Node) Tidy() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.dropRetired()
+	return errors.Join(n.dropRetired(), n.policy.tidy())
 }
 
 func (n *Node) dropBackends(s *liveService) error {

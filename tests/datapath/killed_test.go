@@ -64,7 +64,7 @@ func TestAgentsKilledDuringSwapsDropAndLeakNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	seed := seedOf(t)
 	random := &swaps{rand.New(rand.NewPCG(seed, 1)), w.addPod("a", podA4, podA6), w.addPod("b", podB4, podB6)}
-	underTraffic(t, w, random, func(traffic *standing) {
+	underTraffic(t, w, random.a, random.b, random.next(), func(traffic *standing) {
 		w.stop()
 		kills, swapped := timesOf(t, "SKEP_KILLS", 25), 0
 		for i := range kills {
@@ -139,6 +139,7 @@ func TestRowsOfAnUnfinishedSetAreNobodys(t *testing.T) {
 	h.Restart(t)
 	must(t, h.Load(p))
 	verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 80), true, 1)
+	must(t, h.Node.Tidy())
 	left, err := h.Maps.Peer.All()
 	must(t, err)
 	if len(left) != len(peers) {

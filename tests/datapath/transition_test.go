@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -370,11 +371,20 @@ func (s *swaps) side(p *draft, dir datapath.Direction, peer *pod) datapath.SetID
 		}
 	}
 	set := datapath.PolicySet{Direction: dir, Default: datapath.Deny}
-	add := func(tier uint8, action datapath.Action, peers []datapath.AtomID, ports []datapath.PortRange) {
+	rule := func(tier uint8, action datapath.Action, peers []datapath.AtomID, ports []datapath.PortRange) {
 		set.Rules = append(set.Rules, datapath.Rule{
 			ID: datapath.RuleID(len(set.Rules) + 1), Tier: tier, Action: action,
 			Peers: peers, AnyPeer: peers == nil, Ports: ports, AnyPort: ports == nil,
 		})
+	}
+	add := func(tier uint8, action datapath.Action, peers []datapath.AtomID, ports []datapath.PortRange) {
+		if s.IntN(6) == 0 { // in audit mode, and the opposite of right
+			rule(tier, datapath.Deny, mine, goodPorts)
+			rule(tier, datapath.Allow, nil, nil)
+			set.Rules[len(set.Rules)-1].View, set.Rules[len(set.Rules)-2].View = datapath.AuditOnly, datapath.AuditOnly
+		}
+		rule(tier, action, peers, ports)
+		set.Rules[len(set.Rules)-1].View = datapath.View(s.IntN(2)) // in both answers, or enforced alone
 	}
 	switch s.IntN(4) {
 	case 0: // NetworkPolicy alone
@@ -393,12 +403,15 @@ func (s *swaps) side(p *draft, dir datapath.Direction, peer *pod) datapath.SetID
 		add(2, datapath.Deny, nil, nil)
 		set.Default = datapath.Allow
 	}
-	if len(set.Rules) == 0 || set.Rules[0].Action == datapath.Pass {
+	if slices.ContainsFunc(set.Rules, func(r datapath.Rule) bool { return r.Action == datapath.Pass }) || len(set.Rules) == 0 {
 		for range s.IntN(2) * s.IntN(700) { // rules that say nothing, so that the others are in other blocks
-			add(1, datapath.Allow, []datapath.AtomID{"nobody"}, nil)
+			rule(1, datapath.Allow, []datapath.AtomID{"nobody"}, nil)
 		}
 		add(1, datapath.Allow, mine, goodPorts)
 		add(1, datapath.Allow, others, badPorts)
+	}
+	if s.IntN(3) == 0 {
+		set.Audit = &datapath.AuditDefault{Action: datapath.Action(s.IntN(2))}
 	}
 	return enter(p.PolicyState, set)
 }
@@ -421,7 +434,7 @@ func (s *swaps) blocks(p *draft, dir datapath.Direction, peer *pod) (atoms, trap
 
 // enter names a set by its content, as the translator does.
 func enter(p *datapath.PolicyState, set datapath.PolicySet) datapath.SetID {
-	digest := sha256.Sum256(fmt.Appendf(nil, "%+v", set))
+	digest := sha256.Sum256(fmt.Appendf(nil, "%+v %+v", set, set.Audit != nil && set.Audit.Action == datapath.Deny))
 	set.ID = datapath.SetID(hex.EncodeToString(digest[:8]))
 	p.Sets[set.ID] = set
 	return set.ID
@@ -450,12 +463,12 @@ func timesOf(t *testing.T, variable string, usual int) int {
 }
 
 // underTraffic has the standing traffic run while change does its work, and demands that nothing was lost and nothing leaked.
-func underTraffic(t *testing.T, w *world, random *swaps, change func(*standing)) {
+func underTraffic(t *testing.T, w *world, a, b *pod, first *datapath.PolicyState, change func(*standing)) {
 	t.Helper()
 	ctx := context.Background()
-	traffic := newStanding(random.a, random.b, runtime.NumCPU()-1)
+	traffic := newStanding(a, b, runtime.NumCPU()-1)
 	traffic.serve()
-	must(t, w.dp.SetPolicy(ctx, open(random.a.ep.ID, random.b.ep.ID)))
+	must(t, w.dp.SetPolicy(ctx, open(a.ep.ID, b.ep.ID)))
 	traffic.quiet.Store(true)
 	traffic.run(podB4)
 	traffic.run(podB6)
@@ -466,7 +479,7 @@ func underTraffic(t *testing.T, w *world, random *swaps, change func(*standing))
 			t.Fatal("the flows to the denied port are not known")
 		}
 	}
-	must(t, w.dp.SetPolicy(ctx, random.next()))
+	must(t, w.dp.SetPolicy(ctx, first))
 	before, err := w.dp.Status(ctx)
 	must(t, err)
 	traffic.quiet.Store(false)
@@ -504,7 +517,7 @@ func (s *standing) await(turns int64) {
 func TestPoliciesSwappedUnderTrafficDropAndLeakNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	random := &swaps{rand.New(rand.NewPCG(seedOf(t), 0)), w.addPod("a", podA4, podA6), w.addPod("b", podB4, podB6)}
-	underTraffic(t, w, random, func(traffic *standing) {
+	underTraffic(t, w, random.a, random.b, random.next(), func(traffic *standing) {
 		swaps, during, met := timesOf(t, "SKEP_SWAPS", 1000), int64(0), 0
 		var took time.Duration
 		for range swaps {

@@ -234,6 +234,7 @@ func comparePolicies(want, got *datapath.PolicyState) string {
 // dump writes what programs find in the maps, without the numbers of classes, sets and places.
 func (b *bench) dump(h *progtest.Harness) string {
 	d := &dump{t: b.t, m: h.Maps}
+	d.must(h.Node.Tidy())
 	classes := d.classes()
 	for _, uid := range slices.Sorted(maps.Keys(b.endpoints)) {
 		ep, ok, err := h.EndpointEntry(datapath.EndpointID(uid))
