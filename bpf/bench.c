@@ -4,6 +4,7 @@
  *
  *   skep_bench_reference  the yardstick: parses IPv4 and does one LRU look-up and update, with a key and an entry of our size
  *   skep_bench_first      from-pod with a new source port in every run, so that each run sees the first packet of a flow
+ *   skep_bench_to         to-pod for what comes from elsewhere, where a test run cannot say by which device (5.10)
  */
 #include "tc_pod.c"
 
@@ -51,4 +52,10 @@ int skep_bench_first(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	ports->source = bpf_htons(++skep_bench_port);
 	return handle_from_pod(skb);
+}
+
+SEC("tc")
+int skep_bench_to(struct __sk_buff *skb)
+{
+	return handle_to_pod(skb, false);
 }

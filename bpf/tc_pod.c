@@ -290,11 +290,8 @@ int skep_tc_pod_from(struct __sk_buff *skb)
 	return handle_from_pod(skb);
 }
 
-SEC("tc")
-int skep_tc_pod_to(struct __sk_buff *skb)
+static __always_inline int handle_to_pod(struct __sk_buff *skb, bool from_node)
 {
-	/* Nobody but this node's own stack sends packets that came in by no device. */
-	bool from_node = skb->ingress_ifindex == 0;
 	struct packet *p = packet_scratch();
 	struct ct_entry *entry;
 	bool src_is_a, forward;
@@ -346,6 +343,13 @@ int skep_tc_pod_to(struct __sk_buff *skb)
 			return finish(skb, verdict_reason(v), verdict_rule(v));
 	}
 	return finish(skb, from_node ? SKEP_REASON_FROM_NODE : SKEP_REASON_TO_POD, verdict_rule(v));
+}
+
+SEC("tc")
+int skep_tc_pod_to(struct __sk_buff *skb)
+{
+	/* Nobody but this node's own stack sends packets that came in by no device. */
+	return handle_to_pod(skb, skb->ingress_ifindex == 0);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

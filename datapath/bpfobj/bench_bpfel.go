@@ -45,6 +45,7 @@ const (
 	BenchMapSkepState           = "skep_state"
 	BenchProgSkepBenchFirst     = "skep_bench_first"
 	BenchProgSkepBenchReference = "skep_bench_reference"
+	BenchProgSkepBenchTo        = "skep_bench_to"
 	BenchProgSkepTcPodFrom      = "skep_tc_pod_from"
 	BenchProgSkepTcPodTo        = "skep_tc_pod_to"
 	BenchVarSkepBenchPort       = "skep_bench_port"
@@ -98,6 +99,7 @@ type BenchSpecs struct {
 type BenchProgramSpecs struct {
 	SkepBenchFirst     *ebpf.ProgramSpec `ebpf:"skep_bench_first"`
 	SkepBenchReference *ebpf.ProgramSpec `ebpf:"skep_bench_reference"`
+	SkepBenchTo        *ebpf.ProgramSpec `ebpf:"skep_bench_to"`
 	SkepTcPodFrom      *ebpf.ProgramSpec `ebpf:"skep_tc_pod_from"`
 	SkepTcPodTo        *ebpf.ProgramSpec `ebpf:"skep_tc_pod_to"`
 }
@@ -244,6 +246,7 @@ type BenchVariables struct {
 type BenchPrograms struct {
 	SkepBenchFirst     *ebpf.Program `ebpf:"skep_bench_first"`
 	SkepBenchReference *ebpf.Program `ebpf:"skep_bench_reference"`
+	SkepBenchTo        *ebpf.Program `ebpf:"skep_bench_to"`
 	SkepTcPodFrom      *ebpf.Program `ebpf:"skep_tc_pod_from"`
 	SkepTcPodTo        *ebpf.Program `ebpf:"skep_tc_pod_to"`
 }
@@ -252,6 +255,7 @@ func (p *BenchPrograms) Close() error {
 	return _BenchClose(
 		p.SkepBenchFirst,
 		p.SkepBenchReference,
+		p.SkepBenchTo,
 		p.SkepTcPodFrom,
 		p.SkepTcPodTo,
 	)

@@ -40,7 +40,7 @@ func (d *Datapath) Status(context.Context) (datapath.Status, error) {
 	}
 	return datapath.Status{
 		EventsLost: lost,
-		Programs: programs, Maps: fill, Verdicts: verdicts, Drops: drops, Rules: rules, Warnings: d.warnings(),
+		Programs:   programs, Maps: fill, Verdicts: verdicts, Drops: drops, Rules: rules, Warnings: d.warnings(),
 	}, nil
 }
 
