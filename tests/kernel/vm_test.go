@@ -31,7 +31,7 @@ var guests = map[string]string{
 }
 
 // guestCases is how many random packets are judged in the virtual machine.
-const guestCases = 3000
+const guestCases = 1500
 
 // initScript is the first process of the guest. It prepares what a distribution would and hands over to the test.
 const initScript = `#!/bin/busybox sh
