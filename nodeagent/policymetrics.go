@@ -17,7 +17,7 @@ import (
 	"skep.dev/skep/nodeagent/intent"
 )
 
-// maxRuleSeries bounds how many rules have series, each of them three. Rules that have decided something come first.
+// maxRuleSeries bounds how many rules have series, each of them three, and two more in audit mode. Rules that have decided something come first.
 const maxRuleSeries = 2000
 
 // maxPolicyNames bounds how many policies the label of a default deny names.
@@ -29,6 +29,9 @@ var (
 	ruleConnections = prometheus.NewDesc("skep_policy_rule_connections_total", "Connections that a rule has decided; those that it would have, if the rule is in audit mode.", ruleLabels, nil)
 	rulePackets     = prometheus.NewDesc("skep_policy_rule_packets_total", "Packets of the connections that a rule has decided.", ruleLabels, nil)
 	ruleBytes       = prometheus.NewDesc("skep_policy_rule_bytes_total", "Bytes of the connections that a rule has decided.", ruleLabels, nil)
+	ruleWouldDeny   = prometheus.NewDesc("skep_policy_rule_would_deny_total", "Connections that were allowed and that a rule in audit mode would have denied.", ruleLabels, nil)
+	ruleWouldAllow  = prometheus.NewDesc("skep_policy_rule_would_allow_total", "Connections that were denied and that a rule in audit mode would have allowed.", ruleLabels, nil)
+	eventsLost      = prometheus.NewDesc("skep_events_lost_total", "Events of the datapath that found no room; counters have what they were about.", nil, nil)
 	seriesDropped   = prometheus.NewDesc("skep_policy_rule_series_dropped", "Rules of this node without series, because there are too many.", nil, nil)
 	mapEntries      = prometheus.NewDesc("skep_map_entries", "Entries of a map of the datapath.", []string{"map"}, nil)
 	mapMaxEntries   = prometheus.NewDesc("skep_map_max_entries", "Entries that a map of the datapath can have.", []string{"map"}, nil)
@@ -48,7 +51,7 @@ func (datapathMetrics) NodeConditions() []v1.NodeCondition { return nil }
 
 // Describe implements prometheus.Collector.
 func (datapathMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{ruleConnections, rulePackets, ruleBytes, seriesDropped, mapEntries, mapMaxEntries, dropPackets, dropBytes} {
+	for _, d := range []*prometheus.Desc{ruleConnections, rulePackets, ruleBytes, ruleWouldDeny, ruleWouldAllow, eventsLost, seriesDropped, mapEntries, mapMaxEntries, dropPackets, dropBytes} {
 		out <- d
 	}
 }
@@ -68,7 +71,13 @@ func (m datapathMetrics) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(ruleConnections, prometheus.CounterValue, float64(s.connections), s.labels[:]...)
 		out <- prometheus.MustNewConstMetric(rulePackets, prometheus.CounterValue, float64(s.packets), s.labels[:]...)
 		out <- prometheus.MustNewConstMetric(ruleBytes, prometheus.CounterValue, float64(s.bytes), s.labels[:]...)
+		if !s.audit {
+			continue
+		}
+		out <- prometheus.MustNewConstMetric(ruleWouldDeny, prometheus.CounterValue, float64(s.wouldDeny), s.labels[:]...)
+		out <- prometheus.MustNewConstMetric(ruleWouldAllow, prometheus.CounterValue, float64(s.wouldAllow), s.labels[:]...)
 	}
+	out <- prometheus.MustNewConstMetric(eventsLost, prometheus.CounterValue, float64(status.EventsLost))
 	out <- prometheus.MustNewConstMetric(seriesDropped, prometheus.GaugeValue, float64(dropped))
 	for _, f := range status.Maps {
 		out <- prometheus.MustNewConstMetric(mapEntries, prometheus.GaugeValue, float64(f.Entries), f.Name)
@@ -84,6 +93,9 @@ func (m datapathMetrics) Collect(out chan<- prometheus.Metric) {
 type ruleLine struct {
 	labels                      [6]string
 	connections, packets, bytes uint64
+	// audit says that the rule is in audit mode, and would have decided these connections otherwise.
+	audit                 bool
+	wouldDeny, wouldAllow uint64
 }
 
 // ruleSeries gives the rules that judge pods of this node their labels, at most limit of them. Default denies whose shortened names
@@ -104,6 +116,9 @@ func ruleSeries(stats []intent.RuleStats, limit int) (out []ruleLine, dropped in
 		out[i].connections += s.Connections
 		out[i].packets += s.Packets
 		out[i].bytes += s.Bytes
+		out[i].audit = s.Audit
+		out[i].wouldDeny += s.WouldDeny
+		out[i].wouldAllow += s.WouldAllow
 	}
 	if len(out) <= limit {
 		return out, 0

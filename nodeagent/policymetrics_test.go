@@ -25,17 +25,21 @@ func TestSeriesOfRules(t *testing.T) {
 	many := []string{"shop/a", "shop/b", "shop/c", "shop/d", "shop/e", "shop/f"}
 	others := append(many[:5:5], "shop/g")
 	audit := ruleStats(6, 0, datapath.Deny, 6, "guard")
-	audit.Audit, audit.Direction = true, datapath.Egress
+	audit.Audit, audit.Direction, audit.WouldDeny, audit.WouldAllow = true, datapath.Egress, 2, 1
 	got, dropped := ruleSeries([]intent.RuleStats{
 		ruleStats(1, 0, datapath.Allow, 1, "shop/web"), ruleStats(0, 1, datapath.Allow, 0, "shop/web"), ruleStats(2, 0, datapath.Pass, 0, "guard"),
 		ruleStats(3, -1, datapath.Deny, 3, many...), ruleStats(4, -1, datapath.Deny, 4, others...), audit,
 	}, 10)
 	var lines []string
 	for _, s := range got {
-		lines = append(lines, fmt.Sprint(strings.Join(s.labels[:], " "), ": ", s.connections))
+		line := fmt.Sprint(strings.Join(s.labels[:], " "), ": ", s.connections)
+		if s.audit {
+			line += fmt.Sprintf(", would deny %d and allow %d", s.wouldDeny, s.wouldAllow)
+		}
+		lines = append(lines, line)
 	}
 	want := "NetworkPolicy shop web ingress 0 allow: 1\nNetworkPolicy shop a,b,c,d,e+1 ingress default deny: 7\n" +
-		"ClusterNetworkPolicy  guard egress 0 audit-deny: 6"
+		"ClusterNetworkPolicy  guard egress 0 audit-deny: 6, would deny 2 and allow 1"
 	if text := strings.Join(lines, "\n"); text != want || dropped != 0 {
 		t.Errorf("%d dropped and\n%s\nwant\n%s", dropped, text, want)
 	}
