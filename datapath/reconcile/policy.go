@@ -12,14 +12,11 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
 	"skep.dev/skep/datapath/compile"
 )
-
-const noClass = 0
 
 // policy is what the policy maps hold. It is used under the node's lock.
 type policy struct {
@@ -51,12 +48,6 @@ type policy struct {
 	flipped     time.Time
 	// inherited is what an earlier process left: in force until the first policy of this one, deleted after it.
 	inherited *inheritance
-}
-
-// class is a class in the maps: the rows under its number are those of its atoms, in every set that stays.
-type class struct {
-	number uint32
-	atoms  []datapath.AtomID
 }
 
 // change is a policy on its way into the maps.
@@ -129,32 +120,6 @@ func (p *policy) replace(state *datapath.PolicyState, compiled []*compile.Set) e
 	clear(p.loose)
 	p.uncollected, p.flipped = c, p.node.clock.Now()
 	return nil
-}
-
-// tidy removes what the last change left, once no program can be reading it any more. A processor of a virtual machine may stand still
-// for longer than a change takes, with a packet half judged: the class that it has read, or the set, must still have its rows.
-func (p *policy) tidy() error {
-	c := p.uncollected
-	if c == nil {
-		return nil
-	}
-	if p.node.clock.Now().Sub(p.flipped) < grace {
-		awaitPrograms(p.node.clock)
-	}
-	p.uncollected = nil
-	if err := p.collect(c); err != nil {
-		return fmt.Errorf("remove what the last policy left: %w", err)
-	}
-	return nil
-}
-
-// awaitPrograms returns when every program that runs now has ended. The kernel's global memory barrier is an RCU grace period, and
-// programs run inside of RCU; where processors are shielded from it, time has to do.
-func awaitPrograms(clock Clock) {
-	const global = 1 // MEMBARRIER_CMD_GLOBAL, linux/membarrier.h
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
-		clock.Sleep(grace)
-	}
 }
 
 // compare finds what the new policy may change. Addresses of this node's pods are always looked at: pods come without a change of
@@ -306,129 +271,6 @@ func (p *policy) live() iter.Seq[*liveSet] {
 
 func (p *policy) isLive(s *liveSet) bool { return p.sets[s.ID] == s || slices.Contains(p.leaving, s) }
 
-// numberClasses gives new classes their numbers. A class whose atoms change keeps its number, with its addresses and rows, if
-// no set that stays tells the difference: rows of the sets that leave go on to mean what they meant, and those of new sets are yet
-// to be written. So it is cheap when the first or last rule comes or goes that names a peer, however many addresses that has.
-func (p *policy) numberClasses(c *change) {
-	if p.inherited != nil {
-		p.inheritClasses(c)
-	}
-	replaced := map[uint32]bool{}
-	for _, key := range c.classes {
-		before, known := p.classes[key]
-		atoms := p.computed.Atoms(key)
-		if known && sameAtoms(before.atoms, atoms) {
-			continue
-		}
-		c.before[key] = before
-		if known && !p.tellsApart(c, before.atoms, atoms) {
-			p.classes[key] = class{before.number, atoms}
-			continue
-		}
-		p.node.state.NextClass++
-		p.classes[key] = class{p.node.state.NextClass, atoms}
-		c.newClasses = append(c.newClasses, p.classes[key])
-		if known {
-			replaced[before.number] = true
-			p.left = append(p.left, before)
-		}
-	}
-	if len(replaced) > 0 {
-		c.addresses = appendMembers(c.addresses, p.addresses, replaced)
-		c.prefixes = appendMembers(c.prefixes, p.prefixes, replaced)
-	}
-}
-
-func sameAtoms(a, b []datapath.AtomID) bool {
-	if slices.Equal(a, b) {
-		return true
-	}
-	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
-}
-
-// tellsApart says whether a set that stays names an atom that only one of the lists has.
-func (p *policy) tellsApart(c *change, a, b []datapath.AtomID) bool {
-	for _, atoms := range [2][2][]datapath.AtomID{{a, b}, {b, a}} {
-		for _, atom := range atoms[0] {
-			if !slices.Contains(atoms[1], atom) && p.staysNamed(c, atom) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func (p *policy) staysNamed(c *change, atom datapath.AtomID) bool {
-	for set := range p.naming[atom] {
-		if _, wanted := c.state.Sets[set.ID]; wanted && p.sets[set.ID] == set {
-			return true
-		}
-	}
-	return false
-}
-
-func appendMembers[K comparable](to []K, classes map[K]uint32, of map[uint32]bool) []K {
-	for k, number := range classes {
-		if of[number] {
-			to = append(to, k)
-		}
-	}
-	return to
-}
-
-// rowsOf says which sets need rows of classes: those that name one of their atoms.
-func (p *policy) rowsOf(classes []class) map[*liveSet][]class {
-	out := map[*liveSet][]class{}
-	for _, in := range classes {
-		for set := range p.setsNaming(in.atoms) {
-			out[set] = append(out[set], in)
-		}
-	}
-	return out
-}
-
-func (p *policy) setsNaming(atoms []datapath.AtomID) map[*liveSet]bool {
-	out := map[*liveSet]bool{}
-	for _, atom := range atoms {
-		maps.Copy(out, p.naming[atom])
-	}
-	return out
-}
-
-// classesFor lists the classes that have an atom which a set names.
-func (p *policy) classesFor(set *liveSet) []class {
-	keys := map[compile.ClassKey]bool{}
-	var out []class
-	for atom := range set.Atoms() {
-		for key := range p.computed.With(atom) {
-			if !keys[key] {
-				keys[key] = true
-				out = append(out, p.classes[key])
-			}
-		}
-	}
-	return out
-}
-
-// name enters a set's atoms in naming; unname takes them out again.
-func (p *policy) name(set *liveSet) {
-	for atom := range set.Atoms() {
-		if p.naming[atom] == nil {
-			p.naming[atom] = map[*liveSet]bool{}
-		}
-		p.naming[atom][set] = true
-	}
-}
-
-func (p *policy) unname(set *liveSet) {
-	for atom := range set.Atoms() {
-		delete(p.naming[atom], set)
-		if len(p.naming[atom]) == 0 {
-			delete(p.naming, atom)
-		}
-	}
-}
-
 // undo removes what make wrote. Class numbers stay used up: they are never given out twice.
 func (p *policy) undo(c *change) error {
 	errs := []error{p.closePassages(c.opened), p.closePassages(c.copied)}
@@ -447,17 +289,6 @@ func (p *policy) undo(c *change) error {
 		}
 		p.left = slices.DeleteFunc(p.left, func(in class) bool { return in.number == before.number })
 		p.classes[key] = before
-	}
-	return errors.Join(errs...)
-}
-
-// dropClasses removes classes' rows from the sets that have them.
-func (p *policy) dropClasses(classes []class) error {
-	var errs []error
-	for set, rows := range p.rowsOf(classes) {
-		for _, in := range rows {
-			errs = append(errs, p.dropClass(set, in.number))
-		}
 	}
 	return errors.Join(errs...)
 }
@@ -500,34 +331,6 @@ func (p *policy) flip(c *change) error {
 	}
 	state.Flips++
 	return p.node.saveState()
-}
-
-// collect deletes sets and classes that are no longer in use.
-func (p *policy) collect(c *change) error {
-	var errs []error
-	if c.all || len(c.newSets)+len(p.leaving) > 0 {
-		errs = append(errs, p.counters.keep(c.state))
-	}
-	errs = append(errs, p.closePassages(p.passing))
-	p.passing = nil
-	for _, set := range p.leaving {
-		p.unname(set)
-		errs = append(errs, p.removeSet(set))
-	}
-	p.leaving = nil
-	for _, key := range c.unused {
-		if in, known := p.classes[key]; known && key != compile.NoClass && !p.computed.Used(key) {
-			p.left = append(p.left, in)
-			delete(p.classes, key)
-		}
-	}
-	errs = append(errs, p.dropClasses(p.left))
-	p.left = nil
-	if p.inherited != nil {
-		errs = append(errs, p.inherited.remove(p))
-		p.inherited = nil
-	}
-	return errors.Join(errs...)
 }
 
 // setNumbers are the numbers of an endpoint's sets; false while no policy names it.

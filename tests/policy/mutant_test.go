@@ -32,7 +32,7 @@ var mutants = []struct{ what, file, line, broken string }{
 	{"a new block leaves pods in their classes", "datapath/compile/class.go", "if moved.contain(addr.Unmap()) {", "if false {"},
 	{"a new block leaves the blocks inside it", "datapath/compile/cidr.go", "if now := c.join(prefix); now != before {", "if now := c.join(prefix); now != before && before == \"\" {"},
 	{"a group's new atoms go unnoticed", "datapath/compile/class.go", "if changed[key.Group] {", "if false {"},
-	{"a class with other atoms keeps its rows in sets that tell", "datapath/reconcile/policy.go", "if known && !p.tellsApart(c, before.atoms, atoms) {", "if known {"},
+	{"a class with other atoms keeps its rows in sets that tell", "datapath/reconcile/class.go", "if known && !p.tellsApart(c, before.atoms, atoms) {", "if known {"},
 	{"pods of a group that splits stay together", "nodeagent/intent/group.go", "case len(members) == len(gr.addrs):", "case true:"},
 	{"isolation does not deny", "nodeagent/intent/sets.go", "set.Default = datapath.Deny", "set.Default = datapath.Allow"},
 	{"a default deny is attributed to the first policy alone", "nodeagent/intent/sets.go", "acquireIsolation(dir, isolating)", "acquireIsolation(dir, isolating[:1])"},

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"skep.dev/skep/datapath/compile"
+)
+
+// tidy removes what the last change left, once no program can be reading it any more. A processor of a virtual machine may stand still
+// for longer than a change takes, with a packet half judged: the class that it has read, or the set, must still have its rows.
+func (p *policy) tidy() error {
+	c := p.uncollected
+	if c == nil {
+		return nil
+	}
+	if p.node.clock.Now().Sub(p.flipped) < grace {
+		awaitPrograms(p.node.clock)
+	}
+	p.uncollected = nil
+	if err := p.collect(c); err != nil {
+		return fmt.Errorf("remove what the last policy left: %w", err)
+	}
+	return nil
+}
+
+// awaitPrograms returns when every program that runs now has ended. The kernel's global memory barrier is an RCU grace period, and
+// programs run inside of RCU; where processors are shielded from it, time has to do.
+func awaitPrograms(clock Clock) {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL, linux/membarrier.h
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		clock.Sleep(grace)
+	}
+}
+
+// collect deletes sets and classes that are no longer in use.
+func (p *policy) collect(c *change) error {
+	var errs []error
+	if c.all || len(c.newSets)+len(p.leaving) > 0 {
+		errs = append(errs, p.counters.keep(c.state))
+	}
+	errs = append(errs, p.closePassages(p.passing))
+	p.passing = nil
+	for _, set := range p.leaving {
+		p.unname(set)
+		errs = append(errs, p.removeSet(set))
+	}
+	p.leaving = nil
+	for _, key := range c.unused {
+		if in, known := p.classes[key]; known && key != compile.NoClass && !p.computed.Used(key) {
+			p.left = append(p.left, in)
+			delete(p.classes, key)
+		}
+	}
+	errs = append(errs, p.dropClasses(p.left))
+	p.left = nil
+	if p.inherited != nil {
+		errs = append(errs, p.inherited.remove(p))
+		p.inherited = nil
+	}
+	return errors.Join(errs...)
+}
