@@ -39,6 +39,7 @@ type farNode struct {
 
 func (n *farNode) Progress() http.Handler       { return n.progress }
 func (n *farNode) Metrics() prometheus.Gatherer { return prometheus.NewRegistry() }
+func (n *farNode) Policy() http.Handler         { return http.NotFoundHandler() }
 
 // far makes a node that can prove to be name.
 func far(t *testing.T, ca *authority, name string) *farNode {
