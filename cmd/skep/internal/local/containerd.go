@@ -3,8 +3,6 @@
 package local
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"skep.dev/skep/nodeagent/runtime"
 )
 
 // containerdConfig is the whole configuration of a cluster's containerd. Version 2 is read by every release since
@@ -66,10 +66,6 @@ func (c Cluster) containerdProcess(binary string) (process, error) {
 	}, nil
 }
 
-// containerdRun is where every containerd of the machine keeps what it does not keep in its own state folder:
-// sockets of shims and runc's state.
-const containerdRun = "/run/containerd"
-
 // shimSockets lists the sockets of the cluster's shims: those that its task bundles name and, because a containerd that sees its
 // shim killed removes the bundle and forgets the socket, those that the pods known to the nodes would have.
 func (c Cluster) shimSockets() []string {
@@ -89,17 +85,10 @@ func (c Cluster) shimSockets() []string {
 	nodes, _ := filepath.Glob(filepath.Join(c.DataDir(), "nodes", "*")) // a cluster's name has no pattern characters
 	for _, dir := range nodes {
 		for _, uid := range podUIDs(dir) {
-			sockets = append(sockets, c.shimSocket("skep-"+c.Name+"-"+filepath.Base(dir), uid))
+			sockets = append(sockets, runtime.ShimSocket(c.ContainerdSocket(), "skep-"+c.Name+"-"+filepath.Base(dir), uid))
 		}
 	}
 	return sockets
-}
-
-// shimSocket is where containerd puts the socket of the shim that runs a pod: the name is a hash of containerd's own socket, the
-// containerd namespace and what the shim is for, so no two clusters, and no containerd of anybody else, share one.
-func (c Cluster) shimSocket(namespace, pod string) string {
-	sum := sha256.Sum256([]byte(filepath.Join(c.ContainerdSocket(), namespace, pod)))
-	return filepath.Join(containerdRun, "s", hex.EncodeToString(sum[:]))
 }
 
 // podUIDs finds the pods that a node knew in everything that an agent keeps by pod.
@@ -124,14 +113,14 @@ func (c Cluster) removeContainerdLeftovers(sockets []string) error {
 			errs = append(errs, err)
 		}
 	}
-	states, _ := filepath.Glob(filepath.Join(containerdRun, "runc", "*")) // the pattern is constant
+	states, _ := filepath.Glob(filepath.Join(runtime.ContainerdRun, "runc", "*")) // the pattern is constant
 	for _, dir := range states {
 		if c.ownsNetns(filepath.Base(dir)) { // a node's containerd namespace has the name of its network namespace
 			errs = append(errs, os.RemoveAll(dir))
 		}
 	}
 	for _, dir := range []string{"s", "runc", "."} {
-		_ = os.Remove(filepath.Join(containerdRun, dir)) // refused while another containerd uses it
+		_ = os.Remove(filepath.Join(runtime.ContainerdRun, dir)) // refused while another containerd uses it
 	}
 	return errors.Join(errs...)
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"skep.dev/skep/nodeagent/runtime"
 )
 
 func TestValidateName(t *testing.T) {
@@ -128,10 +130,10 @@ func TestPodUIDsComeFromAllThatAnAgentKeeps(t *testing.T) {
 func TestShimSocketsAreToldApart(t *testing.T) {
 	a, b := Cluster{Name: "a"}, Cluster{Name: "b"}
 	// As containerd 1.6 names the socket of that shim.
-	if got, want := a.shimSocket("skep-a-a-1", "uid"), "/run/containerd/s/f84a8751358f7655cd246dc94c5d8166cb3a386ed3f0cde5df5e438ae7846277"; got != want {
+	if got, want := runtime.ShimSocket(a.ContainerdSocket(), "skep-a-a-1", "uid"), "/run/containerd/s/f84a8751358f7655cd246dc94c5d8166cb3a386ed3f0cde5df5e438ae7846277"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if a.shimSocket("n", "uid") == b.shimSocket("n", "uid") {
+	if runtime.ShimSocket(a.ContainerdSocket(), "n", "uid") == runtime.ShimSocket(b.ContainerdSocket(), "n", "uid") {
 		t.Error("two clusters share a socket")
 	}
 }
