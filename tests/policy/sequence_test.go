@@ -22,7 +22,7 @@ import (
 //   - A packet of no known flow is judged as its own direction; allowed, it begins a flow.
 //   - A packet that opens something (SYN, echo request) is never a reply.
 //   - A flow that a later policy forbids stays known: its replies do not become flows of their own.
-//   - With a pod go the flows of its addresses.
+//   - With a pod go the flows of its addresses, and with a new one those that others had begun to its addresses before.
 type tracker struct {
 	*bench
 	flows map[bpfobj.SkepCtKey]probe // by tuple, as begun
@@ -100,13 +100,25 @@ func (tr *tracker) step(p probe) string {
 // removePod deletes a pod with its flows, if this node knew it.
 func (tr *tracker) removePod(p policymodel.Pod) {
 	if tr.endpoints[p.UID] {
-		for key, f := range tr.flows {
-			if slices.Contains(p.IPs, f.Src) || slices.Contains(p.IPs, f.Dst) {
-				delete(tr.flows, key)
-			}
-		}
+		tr.dropFlows(p)
 	}
 	tr.deletePod(p.UID)
+}
+
+// addPod adds a new pod.
+func (tr *tracker) addPod(p policymodel.Pod) {
+	tr.setPod(p)
+	if tr.endpoints[p.UID] {
+		tr.dropFlows(p)
+	}
+}
+
+func (tr *tracker) dropFlows(of policymodel.Pod) {
+	for key, f := range tr.flows {
+		if slices.Contains(of.IPs, f.Src) || slices.Contains(of.IPs, f.Dst) {
+			delete(tr.flows, key)
+		}
+	}
 }
 
 // forget ends a world.
@@ -237,7 +249,7 @@ func (g *generator) changePod(tr *tracker) string {
 		next.IPs, next.Node = old.IPs, old.Node
 	}
 	g.watched = next
-	tr.setPod(next)
+	tr.addPod(next)
 	return fmt.Sprintf("pod replaced: %s by %s at %v", old.UID, next.UID, next.IPs)
 }
 
