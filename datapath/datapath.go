@@ -240,6 +240,8 @@ type Datapath interface {
 	// FollowAudit hands over the connections about which policies in audit mode would decide otherwise, within a moment, until ctx
 	// ends. Of several callers each event reaches one. An event that found no room is not handed over: Status counts those.
 	FollowAudit(ctx context.Context, take func(AuditEvent)) error
+	// RuleCounters reads what the rules have decided, and nothing else: Status walks every map to say how full it is.
+	RuleCounters(ctx context.Context) ([]RuleCounter, error)
 	// Status reports what is attached, how full the maps are and what was dropped and why.
 	Status(ctx context.Context) (Status, error)
 	// Ask says what policy decides about connections, by the programs' own functions on the maps as they are. Nothing is counted or

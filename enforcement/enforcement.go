@@ -21,3 +21,12 @@ const (
 
 // Modes lists the values that admission lets through.
 func Modes() []Mode { return []Mode{Audit, Enforce} }
+
+// ModeOf reads the mode of a policy from its annotations. A value that nobody knows enforces: what came past admission must not
+// switch a policy off.
+func ModeOf(annotations map[string]string) Mode {
+	if Mode(annotations[Annotation]) == Audit {
+		return Audit
+	}
+	return Enforce
+}

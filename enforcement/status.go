@@ -32,13 +32,9 @@ type object interface {
 	GetAnnotations() map[string]string
 }
 
-// VersionOf reads a policy of either kind. A mode that nobody knows enforces.
+// VersionOf reads a policy of either kind.
 func VersionOf(o object) Version {
-	mode := Enforce
-	if Mode(o.GetAnnotations()[Annotation]) == Audit {
-		mode = Audit
-	}
-	return Version{UID: string(o.GetUID()), Generation: o.GetGeneration(), Mode: mode}
+	return Version{UID: string(o.GetUID()), Generation: o.GetGeneration(), Mode: ModeOf(o.GetAnnotations())}
 }
 
 // Policy is what one node says of one policy.

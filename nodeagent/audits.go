@@ -5,16 +5,16 @@ package nodeagent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
-	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/enforcement"
@@ -44,7 +44,8 @@ func podAddresses(obj any) ([]string, error) {
 // audits tells about the policies in audit mode.
 type audits struct {
 	node string
-	log  *audit.Log
+	log  *slog.Logger
+	seen *audit.Log
 	// pods are indexed by byAddress; policies and clusterPolicies are all there are.
 	pods            cache.Indexer
 	policies        cache.Store
@@ -60,7 +61,7 @@ func (a *agent) newAudits(all informers.SharedInformerFactory, rules *intent.Rul
 		return nil, fmt.Errorf("index pods by address: %w", err)
 	}
 	return &audits{
-		node: a.cfg.NodeName, log: audit.NewLog(), rules: rules,
+		node: a.cfg.NodeName, log: a.log, seen: audit.NewLog(), rules: rules,
 		pods: pods.GetIndexer(), policies: all.Networking().V1().NetworkPolicies().Informer().GetStore(), clusterPolicies: a.clusterPolicies.GetStore(),
 		event: func(ref *v1.ObjectReference, reason, message string) {
 			a.recorder.Event(ref, v1.EventTypeNormal, reason, message)
@@ -68,22 +69,26 @@ func (a *agent) newAudits(all informers.SharedInformerFactory, rules *intent.Rul
 	}, nil
 }
 
-// run remembers what the datapath tells, and writes events about it, until ctx ends.
-func (a *audits) run(ctx context.Context, dp datapath.Datapath) error {
-	done := make(chan error, 1)
-	go func() { done <- dp.FollowAudit(ctx, a.log.Add) }()
+// run remembers what the datapath tells, and writes events about it, until ctx ends. What goes wrong costs what could be told: pods and
+// policies go on.
+func (a *audits) run(ctx context.Context, dp datapath.Datapath) {
+	var following sync.WaitGroup
+	defer following.Wait()
+	following.Go(func() {
+		if err := dp.FollowAudit(ctx, a.seen.Add); err != nil {
+			a.log.Error("what policies in audit mode would change is counted, but not told by name", "err", err)
+		}
+	})
 	reporter := audit.Reporter{Node: a.node, Describe: a.describe}
 	ticker := time.NewTicker(auditInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return <-done
-		case err := <-done:
-			return err
+			return
 		case now := <-ticker.C:
-			if err := a.report(ctx, dp, &reporter, now); err != nil {
-				return err
+			if err := a.report(ctx, dp, &reporter, now); err != nil && ctx.Err() == nil {
+				a.log.Warn("what policies in audit mode would change is not told, will retry", "err", err)
 			}
 		}
 	}
@@ -94,12 +99,12 @@ func (a *audits) report(ctx context.Context, dp datapath.Datapath, reporter *aud
 	if !anyAudit(rules) {
 		return nil // the counters need not be read
 	}
-	status, err := dp.Status(ctx)
+	counters, err := dp.RuleCounters(ctx)
 	if err != nil {
-		return fmt.Errorf("read counters of rules: %w", err)
+		return err
 	}
-	seen, _ := a.log.Last()
-	for _, r := range reporter.Reports(now, rules, status.Rules, seen) {
+	seen, _ := a.seen.Last()
+	for _, r := range reporter.Reports(now, rules, counters, seen) {
 		if ref := a.inAudit(r.Policy); ref != nil {
 			a.event(ref, r.Reason, r.Message)
 		}
@@ -118,22 +123,19 @@ func anyAudit(rules []intent.PolicyRule) bool {
 
 // inAudit finds a policy that is in audit mode. Others are named too, where policies decide together.
 func (a *audits) inAudit(name string) *v1.ObjectReference {
-	store, ref := a.clusterPolicies, &v1.ObjectReference{
-		APIVersion: policyv1alpha2.GroupVersion.String(), Kind: "ClusterNetworkPolicy",
-	}
+	store := a.clusterPolicies
 	if strings.Contains(name, "/") {
-		store, ref = a.policies, &v1.ObjectReference{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"}
+		store = a.policies
 	}
 	obj, found, err := store.GetByKey(name)
 	if err != nil || !found {
-		return nil
+		return nil // it has gone meanwhile
 	}
 	policy, ok := obj.(metav1.Object)
-	if !ok || policy.GetAnnotations()[enforcement.Annotation] != string(enforcement.Audit) {
+	if !ok || enforcement.ModeOf(policy.GetAnnotations()) != enforcement.Audit {
 		return nil
 	}
-	ref.Namespace, ref.Name, ref.UID, ref.ResourceVersion = policy.GetNamespace(), policy.GetName(), policy.GetUID(), policy.GetResourceVersion()
-	return ref
+	return policyReference(policy.GetNamespace(), policy.GetName(), policy.GetUID())
 }
 
 // describe writes a connection with the names of its pods.

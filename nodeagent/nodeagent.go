@@ -211,7 +211,7 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath, peers peers) erro
 	group.Go(func() error { a.logs.Supervise(ctx); return nil })
 	group.Go(func() error { return a.serveKubelet(ctx) })
 	group.Go(func() error { return a.keepNode(ctx, dp) })
-	group.Go(func() error { return audits.run(ctx, dp) })
+	group.Go(func() error { audits.run(ctx, dp); return nil })
 	group.Go(func() error { return a.runPods(ctx, all.Core().V1().Services().Informer()) })
 	err = group.Wait()
 	a.running.Wait()

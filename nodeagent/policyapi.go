@@ -47,12 +47,12 @@ func (p *policyAPI) stats(w http.ResponseWriter, r *http.Request) {
 	rules := p.rules.Current()
 	ctx, cancel := context.WithTimeout(r.Context(), datapathWait)
 	defer cancel()
-	status, err := p.dp.Status(ctx)
+	counters, err := p.dp.RuleCounters(ctx)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	answer(w, intent.Stats(rules, status.Rules))
+	answer(w, intent.Stats(rules, counters))
 }
 
 func answer(w http.ResponseWriter, value any) {

@@ -91,12 +91,17 @@ func (e *policyEvents) event(p enforcement.Policy, kind, reason, format string, 
 	if !e.limit.TryAccept() {
 		return false
 	}
+	e.recorder.Eventf(policyReference(p.Namespace, p.Name, types.UID(p.Newest.UID)), kind, reason, format, args...)
+	return true
+}
+
+// policyReference is what an event is about. A policy without a namespace is a ClusterNetworkPolicy.
+func policyReference(namespace, name string, uid types.UID) *v1.ObjectReference {
 	ref := &v1.ObjectReference{
-		Kind: "NetworkPolicy", APIVersion: networkingv1.SchemeGroupVersion.String(), Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.Newest.UID),
+		Kind: "NetworkPolicy", APIVersion: networkingv1.SchemeGroupVersion.String(), Namespace: namespace, Name: name, UID: uid,
 	}
-	if p.Namespace == "" {
+	if namespace == "" {
 		ref.Kind, ref.APIVersion = "ClusterNetworkPolicy", policyv1alpha2.GroupVersion.String()
 	}
-	e.recorder.Eventf(ref, kind, reason, format, args...)
-	return true
+	return ref
 }

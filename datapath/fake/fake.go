@@ -131,6 +131,9 @@ func (d *Datapath) FollowAudit(ctx context.Context, _ func(datapath.AuditEvent))
 	return nil
 }
 
+// RuleCounters are none: no packet passes.
+func (d *Datapath) RuleCounters(context.Context) ([]datapath.RuleCounter, error) { return nil, nil }
+
 // Status is empty: nothing is attached and no packet passes.
 func (d *Datapath) Status(context.Context) (datapath.Status, error) { return datapath.Status{}, nil }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // Status reads counters, fill of the maps and what is attached.
-func (d *Datapath) Status(context.Context) (datapath.Status, error) {
+func (d *Datapath) Status(ctx context.Context) (datapath.Status, error) {
 	programs, err := d.programs()
 	if err != nil {
 		return datapath.Status{}, err
@@ -30,7 +30,7 @@ func (d *Datapath) Status(context.Context) (datapath.Status, error) {
 	if err != nil {
 		return datapath.Status{}, err
 	}
-	rules, err := bpfmap.RuleCounters(d.objects.Maps.RuleSlot, d.objects.Maps.RuleCount)
+	rules, err := d.RuleCounters(ctx)
 	if err != nil {
 		return datapath.Status{}, err
 	}
@@ -42,6 +42,11 @@ func (d *Datapath) Status(context.Context) (datapath.Status, error) {
 		EventsLost: lost,
 		Programs:   programs, Maps: fill, Verdicts: verdicts, Drops: drops, Rules: rules, Warnings: d.warnings(),
 	}, nil
+}
+
+// RuleCounters reads the counters of all rules that have any.
+func (d *Datapath) RuleCounters(context.Context) ([]datapath.RuleCounter, error) {
+	return bpfmap.RuleCounters(d.objects.Maps.RuleSlot, d.objects.Maps.RuleCount)
 }
 
 // warnings are about what is not ours: they are worth a look, and a kernel without nftables has none.

@@ -28,12 +28,11 @@ type source struct {
 	audit bool
 }
 
-// sourceOf is what attribution needs of an object. A mode that nobody knows enforces: admission refuses it, and what came past
-// admission must not switch a policy off.
+// sourceOf is what attribution needs of an object.
 func sourceOf(obj metav1.Object, name string) source {
 	return source{
 		uid: obj.GetUID(), name: name, generation: obj.GetGeneration(),
-		audit: obj.GetAnnotations()[enforcement.Annotation] == string(enforcement.Audit),
+		audit: enforcement.ModeOf(obj.GetAnnotations()) == enforcement.Audit,
 	}
 }
 

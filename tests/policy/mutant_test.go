@@ -41,7 +41,7 @@ var mutants = []struct{ what, file, line, broken string }{
 	{"cluster policies in audit mode bite", "nodeagent/intent/sets.go", "return datapath.AuditOnly, within == datapath.BothViews", "return within, true"},
 	{"the would-be default deny is forgotten", "nodeagent/intent/sets.go", "if len(would) > isolating {", "if false {"},
 	{"another mode is no change", "nodeagent/intent/policy.go", "old.source == sourceOf(obj, old.name)", "old.uid == obj.UID && old.generation == obj.Generation"},
-	{"any annotation means audit mode", "nodeagent/intent/policy.go", "== string(enforcement.Audit)", "!= \"\""},
+	{"any annotation means audit mode", "enforcement/enforcement.go", "if Mode(annotations[Annotation]) == Audit {", "if annotations[Annotation] != \"\" {"},
 	{"port names of egress ignore which pod they are of", "nodeagent/intent/sets.go", "b.hold(peers, &podPort{np, number})", "b.hold(peers, nil)"},
 	{"port names of ingress mean nothing", "nodeagent/intent/sets.go", "if slices.Contains(r.named, pp.namedPort) {", "if false {"},
 	{"new numbers behind a port name go unnoticed", "nodeagent/intent/cluster.go", "c.staleByName(pp.namedPort)", "_ = pp"},
