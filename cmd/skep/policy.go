@@ -147,7 +147,7 @@ rule. A rule that says Pass decides nothing and has no numbers.
 
 A rule with MODE audit decides nothing either: its numbers are what it would decide, WOULD DENY and WOULD ALLOW the connections about
 which it would have decided otherwise. A rule starts again at 0 when its policy's spec or mode changes, and on a node when its last
-pod there goes; SINCE is when the first node began to count.
+pod there goes; a default deny when other policies isolate the pods than did, or in another mode. SINCE is when the first node began to count.
 
 All namespaces are shown, or one with -n; ClusterNetworkPolicies always.`,
 		Example: `  skep policy stats
