@@ -54,6 +54,14 @@ const (
 	Egress
 )
 
+// String is the API's word: "ingress" or "egress".
+func (d Direction) String() string {
+	if d == Egress {
+		return "egress"
+	}
+	return "ingress"
+}
+
 // Protocol is an IP protocol number as policy and Services use it.
 type Protocol uint8
 
@@ -63,6 +71,19 @@ const (
 	UDP  Protocol = 17
 	SCTP Protocol = 132
 )
+
+// String is the API's word where it has one, and "protocol N" for the others.
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case SCTP:
+		return "SCTP"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
 
 // PortRange is a set of destination ports of one protocol, both ends included. First = 0 and Last = 65535 is
 // every port of the protocol.

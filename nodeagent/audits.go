@@ -142,7 +142,7 @@ func (a *audits) inAudit(name string) *v1.ObjectReference {
 func (a *audits) describe(s audit.Seen) string {
 	to := a.nameOf(s.To)
 	if s.Port != 0 {
-		to = fmt.Sprintf("%s port %d/%s", to, s.Port, protocolName(s.Protocol))
+		to = fmt.Sprintf("%s port %d/%s", to, s.Port, s.Protocol)
 	}
 	return fmt.Sprintf("%s to %s", a.nameOf(s.From), to)
 }
@@ -155,16 +155,4 @@ func (a *audits) nameOf(addr netip.Addr) string {
 	}
 	pod := pods[0].(*v1.Pod)
 	return pod.Namespace + "/" + pod.Name
-}
-
-func protocolName(p datapath.Protocol) string {
-	switch p {
-	case datapath.TCP:
-		return string(v1.ProtocolTCP)
-	case datapath.UDP:
-		return string(v1.ProtocolUDP)
-	case datapath.SCTP:
-		return string(v1.ProtocolSCTP)
-	}
-	return fmt.Sprint(p)
 }

@@ -145,10 +145,7 @@ func labelsOf(s intent.RuleStats) [6]string {
 	if more := len(names) - maxPolicyNames; more > 0 {
 		name += "+" + strconv.Itoa(more)
 	}
-	direction, rule, action := "ingress", strconv.Itoa(s.Index), "allow"
-	if s.Direction == datapath.Egress {
-		direction = "egress"
-	}
+	rule, action := strconv.Itoa(s.Index), "allow"
 	if s.DefaultDeny() {
 		rule = "default"
 	}
@@ -158,5 +155,5 @@ func labelsOf(s intent.RuleStats) [6]string {
 	if s.Audit {
 		action = "audit-" + action
 	}
-	return [6]string{kind, namespace, name, direction, rule, action}
+	return [6]string{kind, namespace, name, s.Direction.String(), rule, action}
 }

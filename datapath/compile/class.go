@@ -200,22 +200,29 @@ func (u *update) moveAddresses(moved regions) {
 
 func (u *update) moveAddress(listed netip.Addr) {
 	addr := listed.Unmap()
-	before, had := u.addresses[addr]
 	group, has := u.policy.Addresses.Get(listed)
 	now := ClassKey{Group: group, CIDRs: u.cidrs.of(addr)}
+	if place(u, u.addresses, addr, now, has) {
+		u.out.Addresses = append(u.out.Addresses, addr)
+	}
+}
+
+// place puts a key into a class, or with has false into none, and reports whether it was elsewhere.
+func place[K comparable](u *update, classes map[K]ClassKey, key K, now ClassKey, has bool) bool {
+	before, had := classes[key]
 	if had == has && (!has || before == now) {
-		return
+		return false
 	}
 	if has {
-		u.addresses[addr] = now
+		classes[key] = now
 		u.use(now, 1)
 	} else {
-		delete(u.addresses, addr)
+		delete(classes, key)
 	}
 	if had {
 		u.use(before, -1)
 	}
-	u.out.Addresses = append(u.out.Addresses, addr)
+	return true
 }
 
 // movePrefixes looks again at prefixes. When there are any, IPv4 needs one of its own: ::/0 must not reach it.
@@ -230,20 +237,9 @@ func (u *update) movePrefixes(moved []netip.Prefix) {
 }
 
 func (u *update) movePrefix(prefix Prefix, now ClassKey, has bool) {
-	before, had := u.prefixes[prefix]
-	if had == has && (!has || before == now) {
-		return
+	if place(u, u.prefixes, prefix, now, has) {
+		u.out.Prefixes = append(u.out.Prefixes, prefix)
 	}
-	if has {
-		u.prefixes[prefix] = now
-		u.use(now, 1)
-	} else {
-		delete(u.prefixes, prefix)
-	}
-	if had {
-		u.use(before, -1)
-	}
-	u.out.Prefixes = append(u.out.Prefixes, prefix)
 }
 
 func (u *update) use(key ClassKey, delta int) {

@@ -5,15 +5,15 @@ package compile
 import (
 	"encoding/binary"
 	"math/bits"
+
+	"skep.dev/skep/datapath"
 )
 
-// Limits of the look-up structure; bpf/skep/types.h asserts the same.
+// A row has room for all rules of a set, in blocks as long as a tier's step; bpf/skep/types.h says the same.
 const (
-	BlockWords = 8
-	BlockBits  = 64 * BlockWords
-	MaxBlocks  = 32
-	// MaxRules is how many rules one set can have.
-	MaxRules = BlockBits * MaxBlocks
+	BlockBits  = datapath.TierStep
+	BlockWords = BlockBits / 64
+	MaxBlocks  = datapath.MaxRules / BlockBits
 )
 
 // Block is one piece of a row.

@@ -95,8 +95,8 @@ func (s *Set) placeRules(rules []datapath.Rule) error {
 		s.Rules = append(s.Rules, Rule{Bit: next, ID: rule.ID, Action: rule.Action, Audit: rule.View == datapath.AuditOnly})
 		next++
 	}
-	if next > MaxRules || tiers > MaxTiers {
-		return fmt.Errorf("%d rules in %d tiers do not fit: %d rules and %d tiers do", len(rules), tiers, MaxRules, MaxTiers)
+	if next > datapath.MaxRules || tiers > MaxTiers {
+		return fmt.Errorf("%d rules in %d tiers do not fit: %d rules and %d tiers do", len(rules), tiers, datapath.MaxRules, MaxTiers)
 	}
 	for i, end := len(s.Rules)-1, MaxBlocks; i >= 0; i-- {
 		if i+1 < len(rules) && rules[i].Tier != rules[i+1].Tier {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/datapath/bpfmap"
@@ -92,9 +91,6 @@ func auditEvent(e bpfobj.SkepEvent, offset time.Duration) datapath.AuditEvent {
 
 // wallOffset is what the programs' clock lacks to the time of day.
 func wallOffset() (time.Duration, error) {
-	var monotonic unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic); err != nil {
-		return 0, fmt.Errorf("read the clock: %w", err)
-	}
-	return time.Duration(time.Now().UnixNano() - monotonic.Nano()), nil
+	now, err := bpfmap.Now()
+	return time.Duration(time.Now().UnixNano()) - now, err
 }

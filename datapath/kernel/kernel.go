@@ -10,9 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
 	"skep.dev/skep/datapath/conntrack"
 	"skep.dev/skep/datapath/loader"
 	"skep.dev/skep/datapath/netdev"
@@ -78,7 +77,7 @@ func (d *Datapath) start(ctx context.Context) error {
 		return err
 	}
 	d.sweeper = &conntrack.Sweeper{
-		Maps: d.objects.Maps, Expire: d.objects.Programs[loader.ProgramExpire], Timeouts: d.config.Timeouts, Now: monotonic,
+		Maps: d.objects.Maps, Expire: d.objects.Programs[loader.ProgramExpire], Timeouts: d.config.Timeouts, Now: bpfmap.Now,
 	}
 	if err := d.node.SetNodes(d.self()); err != nil {
 		return err
@@ -275,13 +274,4 @@ func (d *Datapath) sweep() {
 		}
 		d.config.Logger.Debug("flows aged", "entries", result.Entries, "expired", result.Expired, "deleted", result.Deleted)
 	}
-}
-
-// monotonic is the clock that programs read.
-func monotonic() (time.Duration, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return 0, err
-	}
-	return time.Duration(now.Nano()), nil
 }

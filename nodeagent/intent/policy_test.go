@@ -205,14 +205,14 @@ cidr:10.0.0.0/8-10.2.0.0/16-10.9.0.0/16: 10.0.0.0/8 except [10.2.0.0/16 10.9.0.0
   podSelector: {}
   ingress: [{ports: [{port: 80}, {port: 100, endPort: 200, protocol: UDP}, {protocol: SCTP}]}]`, `
 ingress default deny by shop/p
-  shop/p[0]: any peer, [{6 80 80} {17 100 200} {132 0 65535}]
+  shop/p[0]: any peer, [{TCP 80 80} {UDP 100 200} {SCTP 0 65535}]
 egress default allow
 `},
 		{"a port name of ingress is the subject's", `
   podSelector: {}
   ingress: [{ports: [{port: http}, {port: 9}]}]`, `
 ingress default deny by shop/p
-  shop/p[0]: any peer, [{6 9 9} {6 8080 8080}]
+  shop/p[0]: any peer, [{TCP 9 9} {TCP 8080 8080}]
 egress default allow
 `},
 		{"a port name that the subject lacks matches nothing", `
@@ -233,9 +233,9 @@ egress default allow
   egress: [{to: [{podSelector: {}}], ports: [{port: http}, {port: 53, protocol: UDP}]}]`, `
 ingress default allow
 egress default deny by shop/p
-  shop/p[0]: [pods:shop|], [{17 53 53}]
-  shop/p[0]: [pods:shop|&http/6=80], [{6 80 80}]
-  shop/p[0]: [pods:shop|&http/6=8080], [{6 8080 8080}]
+  shop/p[0]: [pods:shop|], [{UDP 53 53}]
+  shop/p[0]: [pods:shop|&http/6=80], [{TCP 80 80}]
+  shop/p[0]: [pods:shop|&http/6=8080], [{TCP 8080 8080}]
 pods:shop|: 10.0.0.1 10.0.1.2
 pods:shop|&http/6=80: 10.0.1.2
 pods:shop|&http/6=8080: 10.0.0.1
@@ -246,8 +246,8 @@ pods:shop|&http/6=8080: 10.0.0.1
   egress: [{to: [{ipBlock: {cidr: 10.0.1.0/24}}], ports: [{port: http}]}]`, `
 ingress default allow
 egress default deny by shop/p
-  shop/p[0]: [cidr:10.0.1.0/24&http/6=80], [{6 80 80}]
-  shop/p[0]: [cidr:10.0.1.0/24&http/6=8080], [{6 8080 8080}]
+  shop/p[0]: [cidr:10.0.1.0/24&http/6=80], [{TCP 80 80}]
+  shop/p[0]: [cidr:10.0.1.0/24&http/6=8080], [{TCP 8080 8080}]
 cidr:10.0.1.0/24&http/6=80: 10.0.1.2
 `},
 		{"a port name of egress to anywhere needs a pod", `
@@ -256,8 +256,8 @@ cidr:10.0.1.0/24&http/6=80: 10.0.1.2
   egress: [{ports: [{port: http}]}]`, `
 ingress default allow
 egress default deny by shop/p
-  shop/p[0]: [pods:*&http/6=80], [{6 80 80}]
-  shop/p[0]: [pods:*&http/6=8080], [{6 8080 8080}]
+  shop/p[0]: [pods:*&http/6=80], [{TCP 80 80}]
+  shop/p[0]: [pods:*&http/6=8080], [{TCP 8080 8080}]
 pods:*&http/6=80: 10.0.1.2
 pods:*&http/6=8080: 10.0.0.1
 `},

@@ -62,7 +62,7 @@ func TestRuleNumbersAreStableAndNeverReused(t *testing.T) {
 		t.Errorf("after a restart number %d is given out again", id)
 	}
 	info, ok := again.Lookup(first)
-	if !ok || fmt.Sprint(info.Policies, info.Direction, info.Index) != "[shop/p] 0 0" {
+	if !ok || fmt.Sprint(info.Policies, info.Direction, info.Index) != "[shop/p] ingress 0" {
 		t.Errorf("after a restart %d stands for %+v", first, info)
 	}
 }
@@ -123,7 +123,8 @@ func TestCurrentRulesIncludeThoseOfNoPodHere(t *testing.T) {
 			t.Errorf("got:\n%swant:\n%s", b.String(), want)
 		}
 	}
-	check("[shop/dead] 0 0 0 false\n[shop/web] 0 0 0 true\n[shop/web] 0 1 0 true\n[shop/web] 0 -1 1 true\n[shop/web] 1 -1 1 true\n[tier] 1 0 1 true\n")
+	check("[shop/dead] ingress 0 0 false\n[shop/web] ingress 0 0 true\n[shop/web] ingress 1 0 true\n[shop/web] ingress -1 1 true\n" +
+		"[shop/web] egress -1 1 true\n[tier] egress 0 1 true\n")
 
 	smaller := both.DeepCopy()
 	smaller.Generation++
@@ -132,5 +133,5 @@ func TestCurrentRulesIncludeThoseOfNoPodHere(t *testing.T) {
 	c.DeleteClusterPolicy("tier")
 	c.DeleteNetworkPolicy("shop", "dead")
 	c.Policy()
-	check("[shop/web] 0 0 0 true\n[shop/web] 0 -1 1 true\n")
+	check("[shop/web] ingress 0 0 true\n[shop/web] ingress -1 1 true\n")
 }

@@ -239,7 +239,7 @@ func (b *setBuilder) addTier(set *datapath.PolicySet, tier uint8, policies []*cl
 	}
 }
 
-// viewOf is where the rules of a policy belong that is in audit mode or is not, in a tier that is within a view; false for nowhere.
+// viewOf says in which view a policy's rules are, in a tier that is itself in a view. It reports false when they are in none.
 func viewOf(audit bool, within datapath.View) (datapath.View, bool) {
 	if !audit {
 		return within, true

@@ -23,14 +23,7 @@ type unfit struct {
 
 func (u *unfit) Error() string {
 	return fmt.Sprintf("%s have %d rules in direction %s, with the room between tiers, and %d fit (%s)",
-		u.profile, u.places, directionName(u.direction), datapath.MaxRules, shortList(u.policies))
-}
-
-func directionName(d datapath.Direction) string {
-	if d == datapath.Egress {
-		return "egress"
-	}
-	return "ingress"
+		u.profile, u.places, u.direction, datapath.MaxRules, shortList(u.policies))
 }
 
 // shownNames is how many policies a message names.

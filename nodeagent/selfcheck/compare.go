@@ -19,7 +19,7 @@ func (v *view) difference(q datapath.Question, a datapath.Answer) string {
 	if !ok {
 		return ""
 	}
-	conn := policymodel.Conn{Src: q.Src, Dst: q.Dst, Protocol: protocolName(q.Protocol), Port: int(q.Port)}
+	conn := policymodel.Conn{Src: q.Src, Dst: q.Dst, Protocol: q.Protocol.String(), Port: int(q.Port)}
 	verdict, would := policymodel.Judge(w, conn), policymodel.Would(w, conn)
 	var out []string
 	for _, side := range []struct {
@@ -67,9 +67,9 @@ func word(allowed bool) string {
 
 func describe(q datapath.Question) string {
 	if q.Protocol != datapath.TCP && q.Protocol != datapath.UDP && q.Protocol != datapath.SCTP {
-		return fmt.Sprintf("protocol %d from %s to %s", q.Protocol, q.Src, q.Dst)
+		return fmt.Sprintf("%s from %s to %s", q.Protocol, q.Src, q.Dst)
 	}
-	return fmt.Sprintf("%s from %s to %s", protocolName(q.Protocol), q.Src, netip.AddrPortFrom(q.Dst, q.Port))
+	return fmt.Sprintf("%s from %s to %s", q.Protocol, q.Src, netip.AddrPortFrom(q.Dst, q.Port))
 }
 
 // confirmations is how many times in a row, and each time with the API and the node at rest, a question must be answered wrongly to

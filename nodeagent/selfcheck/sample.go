@@ -236,16 +236,3 @@ func protocolNumber(name string) datapath.Protocol {
 	}
 	return datapath.TCP
 }
-
-// protocolName is what the model calls a protocol.
-func protocolName(p datapath.Protocol) string {
-	switch p {
-	case datapath.TCP:
-		return string(corev1.ProtocolTCP)
-	case datapath.UDP:
-		return string(corev1.ProtocolUDP)
-	case datapath.SCTP:
-		return string(corev1.ProtocolSCTP)
-	}
-	return "another protocol"
-}

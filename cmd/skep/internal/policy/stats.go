@@ -116,12 +116,9 @@ func (l *ruleLine) began(at time.Time) {
 }
 
 func lineOf(r intent.RuleStats) *ruleLine {
-	line := &ruleLine{Kind: "NetworkPolicy", Direction: "ingress", DefaultDeny: r.DefaultDeny(), NotCounted: r.Action == datapath.Pass, Mode: enforcement.Enforce}
+	line := &ruleLine{Kind: "NetworkPolicy", Direction: r.Direction.String(), DefaultDeny: r.DefaultDeny(), NotCounted: r.Action == datapath.Pass, Mode: enforcement.Enforce}
 	if r.Audit {
 		line.Mode = enforcement.Audit
-	}
-	if r.Direction == datapath.Egress {
-		line.Direction = "egress"
 	}
 	if !line.DefaultDeny {
 		line.Rule = &r.Index
