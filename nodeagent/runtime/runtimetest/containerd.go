@@ -27,6 +27,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/skep/nodeagent/runtime"
 )
 
 // Image is the name of the image that BusyboxTar holds.
@@ -59,7 +61,7 @@ func Start(t testing.TB) *Containerd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Containerd{Root: root, Socket: filepath.Join(root, "c.sock"), Namespace: fmt.Sprintf("skep-test-%d", os.Getpid())}
+	c := &Containerd{Root: root, Socket: filepath.Join(root, "c.sock"), Namespace: namespaceOf(strconv.Itoa(os.Getpid()))}
 	t.Cleanup(func() { c.stop(t) })
 	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\", \"io.containerd.snapshotter.v1.aufs\"]\n[grpc]\naddress = %q\n",
 		filepath.Join(root, "root"), filepath.Join(root, "state"), c.Socket)
@@ -90,6 +92,8 @@ func Start(t testing.TB) *Containerd {
 	}
 }
 
+func namespaceOf(pid string) string { return "skep-test-" + pid }
+
 // stop ends containerd, every shim and container of it, and unmounts what they left.
 func (c *Containerd) stop(t testing.TB) {
 	if c.Client != nil {
@@ -99,19 +103,21 @@ func (c *Containerd) stop(t testing.TB) {
 		_ = c.cmd.Process.Kill()
 		_ = c.cmd.Wait()
 	}
-	if err := sweep(c.Root); err != nil {
+	if err := sweep(c.Root, c.Namespace); err != nil {
 		t.Errorf("clean up after containerd: %v", err)
 	}
 }
 
-// sweep removes a root: processes that name it on their command line (shims), the containers below them, mounts and files.
-func sweep(root string) error {
+// sweep removes a root: processes that name it on their command line (shims), the containers below them, mounts and files, and what
+// they have outside of it.
+func sweep(root, namespace string) error {
 	for range 50 {
 		if !killUsers(root) {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	_ = os.Remove(filepath.Join(runtime.ContainerdRun, "runc", namespace)) // not there, or another containerd of this test uses it
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(root))
 	if err != nil {
 		return err
@@ -142,6 +148,7 @@ func killUsers(root string) bool {
 			continue
 		}
 		found = true
+		sockets := runtime.ShimSockets(pid)
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 		for child := range strings.FieldsSeq(string(children)) {
 			if n, err := strconv.Atoi(child); err == nil {
@@ -149,6 +156,9 @@ func killUsers(root string) bool {
 			}
 		}
 		_ = syscall.Kill(pid, syscall.SIGKILL)
+		for _, socket := range sockets {
+			_ = os.Remove(socket)
+		}
 	}
 	return found
 }
@@ -163,7 +173,7 @@ func removeDead() {
 			continue
 		}
 		if _, err := os.Stat("/proc/" + parts[2]); errors.Is(err, os.ErrNotExist) && pid != os.Getpid() {
-			_ = sweep(root)
+			_ = sweep(root, namespaceOf(parts[2]))
 		}
 	}
 }

@@ -66,8 +66,8 @@ func (c Cluster) containerdProcess(binary string) (process, error) {
 	}, nil
 }
 
-// shimSockets lists the sockets of the cluster's shims: those that its task bundles name and, because a containerd that sees its
-// shim killed removes the bundle and forgets the socket, those that the pods known to the nodes would have.
+// shimSockets lists the sockets of the cluster's shims, of those that run no more too: those that its task bundles name and, because
+// a containerd that sees its shim killed removes the bundle and forgets the socket, those that the pods known to the nodes would have.
 func (c Cluster) shimSockets() []string {
 	var sockets []string
 	for _, name := range []string{"address", "bootstrap.json"} { // containerd 1 and 2

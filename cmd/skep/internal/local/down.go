@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skep.dev/skep/nodeagent/runtime"
 )
 
 // Down removes every trace of the cluster; with keepData the API's content, the images and the logs stay. It needs
@@ -39,9 +41,11 @@ func Down(ctx context.Context, name string, keepData bool) error {
 		c.stopGently()
 	}
 	sockets := c.shimSockets() // before containerd sees its shims die, and removes what names them
-	if err := c.killAll(cs); err != nil {
+	open, err := c.killAll(cs)
+	if err != nil {
 		return err // nothing below is safe while processes run
 	}
+	sockets = append(sockets, open...)
 	errs := []error{c.unmergeKubeconfig(), c.unmountAll(), c.removeContainerdLeftovers(sockets), c.removePins(), c.removeNamespaces(), removeCgroups(cs, c.CgroupPath())}
 	if err := errors.Join(errs...); err != nil {
 		return err // the folders stay, so that a second run knows the cluster
@@ -58,8 +62,10 @@ func (c Cluster) stopGently() {
 	}
 }
 
-// killAll ends the recorded processes and whatever else is in the cluster's cgroups: shims and containers.
-func (c Cluster) killAll(cs cgroups) error {
+// killAll ends the recorded processes and whatever else is in the cluster's cgroups: shims and containers. It returns the sockets
+// of the shims among them: one that was about to end is named by nothing else.
+func (c Cluster) killAll(cs cgroups) ([]string, error) {
+	var sockets []string
 	pids := map[int]bool{}
 	for _, r := range c.records() {
 		if r.alive() {
@@ -74,14 +80,15 @@ func (c Cluster) killAll(cs cgroups) error {
 		}
 		delete(pids, os.Getpid())
 		if len(pids) == 0 {
-			return nil
+			return sockets, nil
 		}
 		for pid := range pids {
+			sockets = append(sockets, runtime.ShimSockets(pid)...)
 			killAndWait(pid)
 		}
 		clear(pids)
 	}
-	return fmt.Errorf("processes of cluster %q do not end: %v", c.Name, cs.processes(c.CgroupPath()))
+	return sockets, fmt.Errorf("processes of cluster %q do not end: %v", c.Name, cs.processes(c.CgroupPath()))
 }
 
 func killAndWait(pid int) {

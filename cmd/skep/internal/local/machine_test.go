@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/skep/nodeagent/runtime"
 )
 
 // testCluster is a cluster with folders of its own; whatever it makes is gone when the test ends.
@@ -194,7 +196,8 @@ func TestReusedProcessIdIsNotOurs(t *testing.T) {
 
 func TestDownKillsWhatNoRecordKnows(t *testing.T) {
 	c, cs := testCluster(t)
-	p := process{name: "orphan", path: "/bin/sh", args: []string{"-c", "sleep 1000 & sleep 1000"}, cgroup: c.CgroupPath() + "/x/y"}
+	socket, listening := shimSocket(t, c)
+	p := process{name: "orphan", path: "/bin/sh", args: []string{"-c", "sleep 1000 & sleep 1000"}, cgroup: c.CgroupPath() + "/x/y", files: []*os.File{listening}}
 	if _, err := c.ensure(cs, p); err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +224,32 @@ func TestDownKillsWhatNoRecordKnows(t *testing.T) {
 	if _, err := os.Stat(c.RunDir()); !os.IsNotExist(err) {
 		t.Errorf("run folder left: %v", err)
 	}
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("the socket of a shim that neither a bundle nor a pod names is left")
+	}
 	if err := Down(context.Background(), c.Name, false); err != nil {
 		t.Errorf("second Down: %v", err)
 	}
+}
+
+// shimSocket listens where a shim of the cluster would.
+func shimSocket(t *testing.T, c Cluster) (string, *os.File) {
+	t.Helper()
+	path := runtime.ShimSocket(c.ContainerdSocket(), "skep-"+c.Name, "ending")
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
+	t.Cleanup(func() { _ = os.Remove(path) })
+	listening, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listening.Close() })
+	return path, listening
 }
