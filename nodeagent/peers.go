@@ -14,6 +14,7 @@ import (
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	nodeutil "k8s.io/component-helpers/node/util"
 
 	"skep.dev/skep/nodeagent/peer"
 )
@@ -73,12 +74,8 @@ func peerNodes(list []*v1.Node, self string) []peer.Node {
 }
 
 func nodeReady(n *v1.Node) bool {
-	for _, c := range n.Status.Conditions {
-		if c.Type == v1.NodeReady {
-			return c.Status == v1.ConditionTrue
-		}
-	}
-	return false
+	_, c := nodeutil.GetNodeCondition(&n.Status, v1.NodeReady)
+	return c != nil && c.Status == v1.ConditionTrue
 }
 
 // awaitOthers closes what it returns once the other nodes know the pod with its addresses, so that none of them refuses its first

@@ -3,7 +3,6 @@
 package policystatus
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	nodeutil "k8s.io/component-helpers/node/util"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/enforcement"
@@ -43,20 +43,19 @@ type answer struct {
 	err      error
 }
 
-// readyNodes are those that are asked. trouble says that one of them has a policy that is not in force.
-func readyNodes(all []*corev1.Node) (ready []*corev1.Node, trouble bool) {
+// readyNodes names those that are asked, in order. trouble says that one of them has a policy that is not in force.
+func readyNodes(all []*corev1.Node) (ready []string, trouble bool) {
 	is := func(n *corev1.Node, kind corev1.NodeConditionType) bool {
-		return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-			return c.Type == kind && c.Status == corev1.ConditionTrue
-		})
+		_, c := nodeutil.GetNodeCondition(&n.Status, kind)
+		return c != nil && c.Status == corev1.ConditionTrue
 	}
 	for _, n := range all {
 		if is(n, corev1.NodeReady) {
-			ready = append(ready, n)
+			ready = append(ready, n.Name)
 			trouble = trouble || is(n, enforcement.NodeCondition)
 		}
 	}
-	slices.SortFunc(ready, func(a, b *corev1.Node) int { return cmp.Compare(a.Name, b.Name) })
+	slices.Sort(ready)
 	return ready, trouble
 }
 

@@ -107,7 +107,7 @@ func TestNodesAreAskedWhenSomethingMayHaveChanged(t *testing.T) {
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}, {Type: enforcement.NodeCondition, Status: unenforced}}
 		return n
 	}
-	if ready, trouble := readyNodes([]*corev1.Node{node("b", "True", "False"), node("a", "True", "False"), node("c", "Unknown", "True")}); len(ready) != 2 || ready[0].Name != "a" || trouble {
+	if ready, trouble := readyNodes([]*corev1.Node{node("b", "True", "False"), node("a", "True", "False"), node("c", "Unknown", "True")}); len(ready) != 2 || ready[0] != "a" || trouble {
 		t.Errorf("%d nodes, trouble: %t", len(ready), trouble)
 	}
 	if _, trouble := readyNodes([]*corev1.Node{node("a", "True", "True")}); !trouble {

@@ -12,10 +12,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,16 +23,12 @@ import (
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/controlplane/controller/loop"
+	"skep.dev/skep/controlplane/nodeproxy"
 	"skep.dev/skep/enforcement"
 )
 
-const (
-	// every is how often policies are looked at.
-	every = 2 * time.Second
-	// answerLimit bounds a question to a node; askedAtOnce how many nodes are asked at a time.
-	answerLimit = 5 * time.Second
-	askedAtOnce = 20
-)
+// every is how often policies are looked at.
+const every = 2 * time.Second
 
 // api is where ClusterNetworkPolicies are.
 var api = fmt.Sprintf("/apis/%s/%s/clusternetworkpolicies", policyv1alpha2.GroupVersion.Group, policyv1alpha2.GroupVersion.Version)
@@ -109,40 +103,17 @@ func (c *Controller) list(ctx context.Context) ([]policyv1alpha2.ClusterNetworkP
 	return list.Items, nil
 }
 
-// ask asks nodes at the same time what they say of the policies of the cluster.
-func (c *Controller) ask(ctx context.Context, nodes []*corev1.Node) []answer {
-	out := make([]answer, len(nodes))
-	free := make(chan struct{}, askedAtOnce)
-	var asking sync.WaitGroup
-	for i, node := range nodes {
-		free <- struct{}{}
-		asking.Go(func() {
-			defer func() { <-free }()
-			out[i].node = node.Name
-			out[i].policies, out[i].err = c.askOne(ctx, node.Name)
-		})
+// ask asks nodes what they say of the policies of the cluster.
+func (c *Controller) ask(ctx context.Context, nodes []string) []answer {
+	reports := nodeproxy.Ask[enforcement.Report](ctx, c.client, nodes, enforcement.StatusPath, map[string]string{"namespace": ""})
+	out := make([]answer, len(reports))
+	for i, r := range reports {
+		out[i] = answer{node: r.Node, policies: map[string]enforcement.Policy{}, err: r.Err}
+		for _, p := range r.Value.Policies {
+			out[i].policies[p.Name] = p
+		}
 	}
-	asking.Wait()
 	return out
-}
-
-func (c *Controller) askOne(ctx context.Context, node string) (map[string]enforcement.Policy, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	data, err := c.client.Get().Resource("nodes").Name(node).SubResource("proxy").Suffix(enforcement.StatusPath).
-		Param("namespace", "").MaxRetries(0).DoRaw(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var report enforcement.Report
-	if err := json.Unmarshal(data, &report); err != nil {
-		return nil, fmt.Errorf("read what node %s says: %w", node, err)
-	}
-	out := map[string]enforcement.Policy{}
-	for _, p := range report.Policies {
-		out[p.Name] = p
-	}
-	return out, nil
 }
 
 // write writes the conditions of a policy if they differ. Somebody else's write in between is no fault: the next look sees it.

@@ -5,33 +5,19 @@ package policy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-)
+	nodeutil "k8s.io/component-helpers/node/util"
 
-// answerLimit bounds each question, so that one dead node does not hide the others; askedAtOnce how many nodes are asked at a time.
-const (
-	answerLimit = 5 * time.Second
-	askedAtOnce = 50
+	"skep.dev/skep/controlplane/nodeproxy"
 )
-
-// answer is what one node says, or why it does not.
-type answer[T any] struct {
-	node  string
-	value T
-	err   error
-}
 
 // nodesToAsk are those that are Ready, or the one that is named.
 func nodesToAsk(ctx context.Context, client kubernetes.Interface, only string) ([]string, error) {
@@ -42,7 +28,7 @@ func nodesToAsk(ctx context.Context, client kubernetes.Interface, only string) (
 	var names, ready []string
 	for _, n := range list.Items {
 		names = append(names, n.Name)
-		if isReady(&n) {
+		if _, c := nodeutil.GetNodeCondition(&n.Status, corev1.NodeReady); c != nil && c.Status == corev1.ConditionTrue {
 			ready = append(ready, n.Name)
 		}
 	}
@@ -57,55 +43,15 @@ func nodesToAsk(ctx context.Context, client kubernetes.Interface, only string) (
 	return []string{only}, nil
 }
 
-func isReady(n *corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-}
-
-// ask puts one question to nodes at the same time. The answers come in the order of the nodes.
-func ask[T any](ctx context.Context, client rest.Interface, nodes []string, path string, query map[string]string) []answer[T] {
-	out := make([]answer[T], len(nodes))
-	free := make(chan struct{}, askedAtOnce)
-	var asking sync.WaitGroup
-	for i, node := range nodes {
-		free <- struct{}{}
-		asking.Go(func() {
-			defer func() { <-free }()
-			out[i].node = node
-			out[i].value, out[i].err = askOne[T](ctx, client, node, path, query)
-		})
-	}
-	asking.Wait()
-	return out
-}
-
-func askOne[T any](ctx context.Context, client rest.Interface, node, path string, query map[string]string) (value T, err error) {
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	request := client.Get().Resource("nodes").Name(node).SubResource("proxy").Suffix(path).MaxRetries(0)
-	for name, text := range query {
-		request = request.Param(name, text)
-	}
-	data, err := request.DoRaw(ctx)
-	if err != nil {
-		return value, err
-	}
-	if err := json.Unmarshal(data, &value); err != nil {
-		return value, fmt.Errorf("read the answer: %w", err)
-	}
-	return value, nil
-}
-
 // missing says which nodes did not answer; nil when all did. A refusal by the server is told once.
-func missing[T any](answers []answer[T]) error {
+func missing[T any](answers []nodeproxy.Answer[T]) error {
 	var texts []string
 	for _, a := range answers {
-		if apierrors.IsForbidden(a.err) || apierrors.IsUnauthorized(a.err) {
-			return fmt.Errorf("%w (it takes the verb get on nodes/proxy)", a.err)
+		if apierrors.IsForbidden(a.Err) || apierrors.IsUnauthorized(a.Err) {
+			return fmt.Errorf("%w (it takes the verb get on nodes/proxy)", a.Err)
 		}
-		if a.err != nil {
-			texts = append(texts, fmt.Sprintf("%s: %v", a.node, a.err))
+		if a.Err != nil {
+			texts = append(texts, fmt.Sprintf("%s: %v", a.Node, a.Err))
 		}
 	}
 	if len(texts) == 0 {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"skep.dev/skep/controlplane/nodeproxy"
 	"skep.dev/skep/datapath"
 	"skep.dev/skep/enforcement"
 	"skep.dev/skep/nodeagent/intent"
@@ -68,12 +69,12 @@ func Stats(ctx context.Context, w io.Writer, config *rest.Config, o StatsOptions
 	if err != nil {
 		return err
 	}
-	answers := ask[[]intent.RuleStats](ctx, client.CoreV1().RESTClient(), nodes, enforcement.RulesPath, nil)
+	answers := nodeproxy.Ask[[]intent.RuleStats](ctx, client.CoreV1().RESTClient(), nodes, enforcement.RulesPath, nil)
 	var all []intent.RuleStats
 	answered := 0
 	for _, a := range answers {
-		all = append(all, a.value...)
-		if a.err == nil {
+		all = append(all, a.Value...)
+		if a.Err == nil {
 			answered++
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
+	"skep.dev/skep/controlplane/nodeproxy"
 	"skep.dev/skep/enforcement"
 )
 
@@ -171,7 +172,7 @@ func (s *survey) ask(ctx context.Context, objects []metav1.PartialObjectMetadata
 			query["namespace"] = ""
 		}
 	}
-	reports := ask[enforcement.Report](ctx, s.client.CoreV1().RESTClient(), nodes, enforcement.StatusPath, query)
+	reports := nodeproxy.Ask[enforcement.Report](ctx, s.client.CoreV1().RESTClient(), nodes, enforcement.StatusPath, query)
 	missed := missing(reports)
 	if apierrors.IsForbidden(missed) {
 		return nil, nil, missed
@@ -211,15 +212,15 @@ func (s *survey) objects(ctx context.Context, o StatusOptions) ([]metav1.Partial
 }
 
 // combine says of each policy where its present version is in force.
-func combine(objects []metav1.PartialObjectMetadata, reports []answer[enforcement.Report]) []policyLine {
+func combine(objects []metav1.PartialObjectMetadata, reports []nodeproxy.Answer[enforcement.Report]) []policyLine {
 	type key struct{ namespace, name string }
 	said := map[key][]nodeLine{}
 	notUnderstood := map[key][]string{}
 	for _, r := range reports {
-		for _, p := range r.value.Policies {
+		for _, p := range r.Value.Policies {
 			k := key{p.Namespace, p.Name}
 			said[k] = append(said[k], nodeLine{
-				Node: r.node, Generation: p.InForce.Generation, Since: p.Since, Reason: p.Reason, Message: p.Message, latencies: p.Latencies,
+				Node: r.Node, Generation: p.InForce.Generation, Since: p.Since, Reason: p.Reason, Message: p.Message, latencies: p.Latencies,
 				Enforced: p.Enforced(p.InForce), inForce: p.InForce,
 			})
 			notUnderstood[k] = p.NotUnderstood
@@ -238,7 +239,7 @@ func combine(objects []metav1.PartialObjectMetadata, reports []answer[enforcemen
 	return out
 }
 
-func lineOfPolicy(o *metav1.PartialObjectMetadata, said []nodeLine, reports []answer[enforcement.Report]) policyLine {
+func lineOfPolicy(o *metav1.PartialObjectMetadata, said []nodeLine, reports []nodeproxy.Answer[enforcement.Report]) policyLine {
 	want := enforcement.VersionOf(o)
 	line := policyLine{
 		Kind: "NetworkPolicy", Namespace: o.Namespace, Name: o.Name, Generation: o.Generation, Mode: want.Mode, Nodes: len(reports), ByNode: []nodeLine{},
@@ -248,11 +249,11 @@ func lineOfPolicy(o *metav1.PartialObjectMetadata, said []nodeLine, reports []an
 	}
 	var latencies []time.Duration
 	for _, r := range reports {
-		i := slices.IndexFunc(said, func(n nodeLine) bool { return n.Node == r.node })
-		n := nodeLine{Node: r.node, Message: "has not heard of it"}
+		i := slices.IndexFunc(said, func(n nodeLine) bool { return n.Node == r.Node })
+		n := nodeLine{Node: r.Node, Message: "has not heard of it"}
 		switch {
-		case r.err != nil:
-			n.Message = "did not answer: " + r.err.Error()
+		case r.Err != nil:
+			n.Message = "did not answer: " + r.Err.Error()
 		case i >= 0:
 			n = said[i]
 			n.Enforced = n.Enforced && n.inForce == want

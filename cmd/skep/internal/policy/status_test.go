@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"skep.dev/skep/controlplane/nodeproxy"
 	"skep.dev/skep/enforcement"
 )
 
@@ -37,8 +38,8 @@ func said(o metav1.PartialObjectMetadata, reason enforcement.Reason, latencies .
 	return p
 }
 
-func report(node string, policies ...enforcement.Policy) answer[enforcement.Report] {
-	return answer[enforcement.Report]{node: node, value: enforcement.Report{Node: node, Policies: policies}}
+func report(node string, policies ...enforcement.Policy) nodeproxy.Answer[enforcement.Report] {
+	return nodeproxy.Answer[enforcement.Report]{Node: node, Value: enforcement.Report{Node: node, Policies: policies}}
 }
 
 func TestStatusOfPolicies(t *testing.T) {
@@ -51,26 +52,26 @@ func TestStatusOfPolicies(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		objects []metav1.PartialObjectMetadata
-		reports []answer[enforcement.Report]
+		reports []nodeproxy.Answer[enforcement.Report]
 		want    string
 		err     bool
 	}{
-		{"everywhere", []metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("a", said(web, "", 2*time.Millisecond)), report("b", said(web, "", 30*time.Millisecond))},
+		{"everywhere", []metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("a", said(web, "", 2*time.Millisecond)), report("b", said(web, "", 30*time.Millisecond))},
 			"shop web 3 2/2 2.0 ms 30 ms enforce", false},
-		{"an older version on one node", []metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("a", said(web, "")), report("b", said(old, ""))},
+		{"an older version on one node", []metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("a", said(web, "")), report("b", said(old, ""))},
 			"shop web 3 1/2 - - enforce b: is on its way", true},
-		{"refused by one node", []metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("a", said(old, enforcement.NoRoom)), report("b", said(web, ""))},
+		{"refused by one node", []metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("a", said(old, enforcement.NoRoom)), report("b", said(web, ""))},
 			"shop web 3 1/2 - - enforce a: NoRoom: why", true},
-		{"not for all pods", []metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("a", said(web, enforcement.TooManyRules))},
+		{"not for all pods", []metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("a", said(web, enforcement.TooManyRules))},
 			"shop web 3 0/1 - - enforce a: TooManyRules: why", true},
-		{"not heard of", []metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("a")}, "shop web 3 0/1 - - enforce a: has not heard of it", true},
-		{"another of the name", []metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("a", said(stranger, ""))}, "shop web 3 0/1 - - enforce a: is on its way", true},
-		{"a silent node", []metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("a", said(web, "")), {node: "b", err: errors.New("timeout")}},
+		{"not heard of", []metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("a")}, "shop web 3 0/1 - - enforce a: has not heard of it", true},
+		{"another of the name", []metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("a", said(stranger, ""))}, "shop web 3 0/1 - - enforce a: is on its way", true},
+		{"a silent node", []metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("a", said(web, "")), {Node: "b", Err: errors.New("timeout")}},
 			"shop web 3 1/2 - - enforce b: did not answer: timeout", true},
-		{"in audit mode", []metav1.PartialObjectMetadata{audited}, []answer[enforcement.Report]{report("a", said(audited, ""))}, "shop seen 1 1/1 - - audit", false},
-		{"in audit mode and still enforced", []metav1.PartialObjectMetadata{audited}, []answer[enforcement.Report]{report("a", said(enforced, ""))},
+		{"in audit mode", []metav1.PartialObjectMetadata{audited}, []nodeproxy.Answer[enforcement.Report]{report("a", said(audited, ""))}, "shop seen 1 1/1 - - audit", false},
+		{"in audit mode and still enforced", []metav1.PartialObjectMetadata{audited}, []nodeproxy.Answer[enforcement.Report]{report("a", said(enforced, ""))},
 			"shop seen 1 0/1 - - audit a: is on its way", true},
-		{"not understood", []metav1.PartialObjectMetadata{guard}, []answer[enforcement.Report]{report("a", domains)},
+		{"not understood", []metav1.PartialObjectMetadata{guard}, []nodeproxy.Answer[enforcement.Report]{report("a", domains)},
 			"- ClusterNetworkPolicy/guard 1 1/1 4.0 ms 4.0 ms enforce spec.egress[0] has domainNames", false},
 	} {
 		lines := combine(c.objects, c.reports)
@@ -92,7 +93,7 @@ func TestStatusOfOnePolicy(t *testing.T) {
 	web := object("shop", "web", 3, "")
 	a := said(web, "", 2*time.Millisecond, 9*time.Millisecond)
 	a.Since = time.Unix(0, 0)
-	lines := combine([]metav1.PartialObjectMetadata{web}, []answer[enforcement.Report]{report("node-a", a), report("node-b", said(web, "")), report("node-c", said(web, ""))})
+	lines := combine([]metav1.PartialObjectMetadata{web}, []nodeproxy.Answer[enforcement.Report]{report("node-a", a), report("node-b", said(web, "")), report("node-c", said(web, ""))})
 	var b strings.Builder
 	if err := printPolicies(&b, lines, StatusOptions{Name: "web"}); err != nil {
 		t.Fatal(err)
