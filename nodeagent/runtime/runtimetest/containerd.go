@@ -61,7 +61,7 @@ func Start(t testing.TB) *Containerd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Containerd{Root: root, Socket: filepath.Join(root, "c.sock"), Namespace: namespaceOf(strconv.Itoa(os.Getpid()))}
+	c := &Containerd{Root: root, Socket: filepath.Join(root, "c.sock"), Namespace: filepath.Base(root)}
 	t.Cleanup(func() { c.stop(t) })
 	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\", \"io.containerd.snapshotter.v1.aufs\"]\n[grpc]\naddress = %q\n",
 		filepath.Join(root, "root"), filepath.Join(root, "state"), c.Socket)
@@ -92,8 +92,6 @@ func Start(t testing.TB) *Containerd {
 	}
 }
 
-func namespaceOf(pid string) string { return "skep-test-" + pid }
-
 // stop ends containerd, every shim and container of it, and unmounts what they left.
 func (c *Containerd) stop(t testing.TB) {
 	if c.Client != nil {
@@ -103,21 +101,20 @@ func (c *Containerd) stop(t testing.TB) {
 		_ = c.cmd.Process.Kill()
 		_ = c.cmd.Wait()
 	}
-	if err := sweep(c.Root, c.Namespace); err != nil {
+	if err := sweep(c.Root); err != nil {
 		t.Errorf("clean up after containerd: %v", err)
 	}
 }
 
 // sweep removes a root: processes that name it on their command line (shims), the containers below them, mounts and files, and what
 // they have outside of it.
-func sweep(root, namespace string) error {
+func sweep(root string) error {
 	for range 50 {
 		if !killUsers(root) {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	_ = os.Remove(filepath.Join(runtime.ContainerdRun, "runc", namespace)) // not there, or another containerd of this test uses it
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(root))
 	if err != nil {
 		return err
@@ -128,7 +125,8 @@ func sweep(root, namespace string) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, os.RemoveAll(root))...)
+	state := filepath.Join(runtime.ContainerdRun, "runc", filepath.Base(root)) // of its only namespace
+	return errors.Join(append(errs, os.RemoveAll(state), os.RemoveAll(root))...)
 }
 
 // killUsers kills the containerd of root and its shims, with their children. It reports whether there were any.
@@ -173,7 +171,7 @@ func removeDead() {
 			continue
 		}
 		if _, err := os.Stat("/proc/" + parts[2]); errors.Is(err, os.ErrNotExist) && pid != os.Getpid() {
-			_ = sweep(root, namespaceOf(parts[2]))
+			_ = sweep(root)
 		}
 	}
 }
