@@ -47,8 +47,10 @@ type Config struct {
 	// Executable is this program; it serves as the container logger, too. Default: the running one.
 	Executable string
 	// Rules hands out the numbers of policy rules, and knows what they mean. Default: numbers that start again with every run.
-	Rules  *intent.RuleTable
-	Logger *slog.Logger
+	Rules *intent.RuleTable
+	// LastGood keeps the last good versions of policies that are refused. Default: they are lost with the process.
+	LastGood *intent.LastGood
+	Logger   *slog.Logger
 }
 
 // Defaults of Config.

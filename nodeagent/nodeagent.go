@@ -185,7 +185,7 @@ func (a *agent) run(ctx context.Context, dp datapath.Datapath, peers peers) erro
 	translator := intent.New(intent.Config{
 		NodeName: a.cfg.NodeName, Informers: all, Datapath: dp,
 		ClusterPolicies: a.clusterPolicies, Policies: a.client.NetworkingV1(), ListClusterPolicies: a.clusterPolicies.list,
-		PodsKnown: a.progress.SetPods, Rules: a.cfg.Rules, Ledger: a.ledger, Logger: a.cfg.Logger,
+		PodsKnown: a.progress.SetPods, Rules: a.cfg.Rules, LastGood: a.cfg.LastGood, Ledger: a.ledger, Logger: a.cfg.Logger,
 	})
 	a.policy, a.others = translator, peers
 	a.policies = &policyAPI{node: a.cfg.NodeName, ledger: a.ledger, rules: translator.Rules(), dp: dp}

@@ -118,7 +118,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 		return err
 	}
 	defer dp.Close()
-	f.agent.Rules = ruleTable(f.agent)
+	f.agent.Rules, f.agent.LastGood = ruleTable(f.agent), lastGood(f.agent)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return agentapi.Serve(ctx, filepath.Join(f.agent.RunDir, "agent.sock"), dp)
@@ -136,6 +136,16 @@ func ruleTable(cfg nodeagent.Config) *intent.RuleTable {
 		table, _ = intent.NewRuleTable("") // cannot fail without a path
 	}
 	return table
+}
+
+// lastGood goes on from the last good versions of the policies that the run before has refused. Where one cannot be read nothing is known of
+// what was in force.
+func lastGood(cfg nodeagent.Config) *intent.LastGood {
+	found, err := intent.NewLastGood(filepath.Join(cfg.DataDir, "last-good"))
+	if err != nil {
+		cfg.Logger.Error("last good versions of policies are lost; pods that such a policy selects are cut off if it is still refused", "err", err)
+	}
+	return found
 }
 
 // deviceOf finds the device that has an address.

@@ -130,7 +130,7 @@ func (n *Node) refreshEndpoints() error {
 func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
 	ifindex := uint32(ep.Ifindex)
 	entry, governed := n.endpointEntry(ep)
-	if !governed && n.policy.inherited != nil {
+	if h := n.policy.inherited; !governed && h != nil && !h.over {
 		// No policy of this process yet: what the last one enforced stays in force.
 		before, ok, err := n.maps.Endpoint.Get(ifindex)
 		if err != nil {

@@ -17,6 +17,8 @@ import (
 // without the names behind them, which the maps do not hold; so the first policy is written beside what is there, endpoints move
 // over, and only then this is deleted.
 type inheritance struct {
+	// over says that a policy of this process decides: what that does not name has none any more.
+	over  bool
 	sets  map[uint32]bpfobj.SkepSet
 	peers []bpfobj.SkepPeerKey
 	runs  []run

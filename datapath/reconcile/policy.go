@@ -319,6 +319,9 @@ func (p *policy) flip(c *change) error {
 		}
 	}
 	p.endpoints = c.state.Endpoints
+	if p.inherited != nil {
+		p.inherited.over = true
+	}
 	if err := p.node.refreshEndpoints(); err != nil {
 		return err
 	}

@@ -32,8 +32,8 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// Config is what a Translator needs. All fields but ClusterPolicies with its lister, Rules and
-// Logger are required.
+// Config is what a Translator needs. All fields but ClusterPolicies with its lister, Rules, LastGood
+// and Logger are required.
 type Config struct {
 	NodeName string
 	// Informers must watch all namespaces without a field or label filter: peers live anywhere.
@@ -49,6 +49,9 @@ type Config struct {
 	// Rules hands out the numbers of rules. Default: a table without a journal, whose numbers start again with every run, so that
 	// conntrack entries from before a restart are attributed wrongly.
 	Rules *RuleTable
+	// LastGood keeps the last good versions of policies that are refused. Default: nothing is kept, and pods that such a policy selects
+	// are cut off by a restart.
+	LastGood *LastGood
 	// Ledger is told what becomes of each policy. Default: one that nobody reads.
 	Ledger *ledger.Ledger
 	Logger *slog.Logger
@@ -69,6 +72,7 @@ type Translator struct {
 	taken       versions
 	unpublished map[string]bool
 	trials      *trials
+	lastGood    *LastGood
 	// podsTaken is the highest version of pods that cluster has, podsTold what PodsKnown was told last.
 	podsTaken, podsTold string
 
@@ -121,6 +125,9 @@ func New(cfg Config) *Translator {
 		t.cfg.Ledger = ledger.New()
 	}
 	t.trials = newTrials()
+	if t.lastGood = cfg.LastGood; t.lastGood == nil {
+		t.lastGood = forgetful()
+	}
 	if t.rules = cfg.Rules; t.rules == nil {
 		t.rules, _ = NewRuleTable("") // cannot fail without a path
 	}
@@ -262,6 +269,7 @@ func (t *Translator) handOver(ctx context.Context) {
 }
 
 func (t *Translator) handOverPolicy(ctx context.Context) error {
+	t.dropGood()
 	state := t.cluster.Policy()
 	if err := t.rules.Flush(); err != nil {
 		// A disk that is full must not stop policy from being enforced; what suffers is attribution after a restart.

@@ -23,6 +23,9 @@ import (
 // refuses, the policies that have changed since it last took something go back to the versions that it took. If it takes those, the
 // changes are to blame, and are tried again in halves until those are left that do not fit. They stay at their last good version, and
 // are tried again from time to time. If it takes not even those, nobody is to blame, and all wait together.
+//
+// An agent that starts finds the last good versions of what was refused in files of the run before (LastGood), and goes on from those. Of a
+// policy that it has to refuse and that no file is about it cannot say what was in force, and nothing may pass.
 
 // Pauses between the tries of a policy that does not fit, which double from the first to the last.
 const (
@@ -34,9 +37,13 @@ const (
 type trial struct {
 	// newest is what the API has, good what is in force; nil when nothing is.
 	newest, good metav1.Object
+	// unknown says that it was there before this run had anything in force, and that nobody knows what of it was.
+	unknown bool
 	// tries counts refusals of newest. Before retry it is not tried again; zero is never.
 	tries int
 	retry time.Time
+	// fault is why newest was refused last.
+	fault ledger.Fault
 }
 
 type trials struct {
@@ -74,11 +81,15 @@ func idOf(policy metav1.Object) ledger.ID {
 func (t *Translator) propose(policy metav1.Object, at time.Time) {
 	id, v := idOf(policy), enforcement.VersionOf(policy)
 	p := t.trials.policies[id]
-	if p == nil {
-		p = &trial{}
+	first := p == nil
+	if first {
+		p = &trial{unknown: !t.trials.taken}
 		t.trials.policies[id] = p
 	}
-	known := p.newest != nil && enforcement.VersionOf(p.newest) == v
+	known := !first && enforcement.VersionOf(p.newest) == v
+	if !first && p.newest.GetUID() != policy.GetUID() {
+		t.drop(p.newest)
+	}
 	p.newest = policy
 	if t.trials.began.IsZero() || at.Before(t.trials.began) {
 		at = time.Time{}
@@ -86,6 +97,9 @@ func (t *Translator) propose(policy metav1.Object, at time.Time) {
 	t.cfg.Ledger.Heard(id, v, notUnderstood(policy), at)
 	if known && t.trials.held[id] {
 		return // what was refused has not changed
+	}
+	if first && t.resume(id) {
+		return
 	}
 	p.tries = 0
 	t.restore([]ledger.ID{id})
@@ -96,6 +110,9 @@ func (t *Translator) withdraw(policy metav1.Object) {
 	id := idOf(policy)
 	t.put(id, nil)
 	t.forget(id)
+	if p := t.trials.policies[id]; p != nil {
+		t.drop(p.newest)
+	}
 	delete(t.trials.policies, id)
 	t.cfg.Ledger.Gone(id)
 	soon := time.Now().Add(firstTrial)
@@ -113,8 +130,11 @@ func (t *Translator) forget(id ledger.ID) {
 	t.cluster.admit(id.String())
 }
 
-// tryAgain restores what has waited long enough.
+// tryAgain restores what has waited long enough. It starts from something that the datapath has taken.
 func (t *Translator) tryAgain(now time.Time) {
+	if !t.trials.taken {
+		return
+	}
 	var due []ledger.ID
 	for id := range t.trials.held {
 		if at := t.trials.policies[id].retry; !at.IsZero() && !at.After(now) {
@@ -124,8 +144,13 @@ func (t *Translator) tryAgain(now time.Time) {
 	t.restore(due)
 }
 
-// settlePolicy hands the policy over, without what does not fit.
+// settlePolicy hands the policy over, without what does not fit. Once begun it goes on when ctx ends: what is known of the last good
+// versions is on disk before and after, but not in between.
 func (t *Translator) settlePolicy(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	ctx = context.WithoutCancel(ctx)
 	// Too many rules in a set are found without asking the datapath.
 	_ = t.settle(ctx, t.fits) // what no policy is to blame for concerns some pods, and not the hand-over
 	hand := t.settle
@@ -133,10 +158,10 @@ func (t *Translator) settlePolicy(ctx context.Context) error {
 		hand = func(ctx context.Context, try func(context.Context) error) error { return try(ctx) }
 	}
 	err := hand(ctx, t.handOverPolicy)
-	if ctx.Err() == nil {
-		t.cfg.Ledger.Stuck(faultOf(err))
+	t.cfg.Ledger.Stuck(faultOf(err))
+	if err == nil {
+		t.keepGood()
 	}
-	t.trials.taken = t.trials.taken || err == nil
 	return err
 }
 
@@ -145,7 +170,7 @@ func (t *Translator) settle(ctx context.Context, try func(context.Context) error
 	fresh := slices.SortedFunc(maps.Keys(t.trials.fresh), func(a, b ledger.ID) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	if err == nil || len(fresh) == 0 || ctx.Err() != nil {
+	if err == nil || len(fresh) == 0 {
 		return err
 	}
 	t.revert(fresh)
@@ -221,32 +246,92 @@ type invalid struct{ error }
 
 // hold keeps a policy at its good version for some time.
 func (t *Translator) hold(id ledger.ID, why error) {
-	t.revert([]ledger.ID{id})
 	p := t.trials.policies[id]
-	t.trials.held[id] = true
-	p.retry = time.Time{}
+	var retry time.Time
 	if _, hopeless := why.(invalid); !hopeless {
-		p.retry = time.Now().Add(min(firstTrial<<min(p.tries, 10), lastTrial))
+		retry = time.Now().Add(min(firstTrial<<min(p.tries, 10), lastTrial))
 	}
 	if p.tries++; p.tries == 1 {
 		t.log.Error("a policy cannot be enforced, its last good version stays in force", "policy", id.String(), "err", why)
 	}
+	t.holdUntil(id, retry, faultOf(why))
+}
+
+func (t *Translator) holdUntil(id ledger.ID, retry time.Time, f ledger.Fault) {
+	t.revert([]ledger.ID{id})
+	p := t.trials.policies[id]
+	t.trials.held[id] = true
+	p.retry, p.fault = retry, f
 	if p.good == nil && enforcement.VersionOf(p.newest).Mode == enforcement.Enforce {
 		if selects := subjectOf(p.newest); selects != nil {
-			t.cluster.withhold(id.String(), selects, !t.trials.taken)
+			t.cluster.withhold(id.String(), selects, p.unknown)
 		}
 	}
-	t.cfg.Ledger.Refused(id, faultOf(why))
+	t.cfg.Ledger.Refused(id, f)
+}
+
+// resume goes on with a policy that the run before has refused: first what was in force comes into force, then the newest version is tried.
+// It reports false when the policy was not among those.
+func (t *Translator) resume(id ledger.ID) bool {
+	p := t.trials.policies[id]
+	if !p.unknown {
+		return false
+	}
+	before, known := t.lastGood.recall(p.newest)
+	if !known {
+		return false
+	}
+	p.good, p.unknown = before.good(), false
+	t.holdUntil(id, time.Now().Add(firstTrial), before.Fault)
+	return true
+}
+
+// keepGood writes down what is in force of the policies that are refused.
+func (t *Translator) keepGood() {
+	for id := range t.trials.held {
+		p := t.trials.policies[id]
+		if p.unknown {
+			continue
+		}
+		if err := t.lastGood.keep(p.newest, p.good, p.fault); err != nil {
+			t.log.Error("the last good version of a policy is not saved; if it is refused at the next start too, its pods are cut off",
+				"policy", id.String(), "err", err)
+		}
+	}
+	if !t.trials.taken {
+		t.trials.taken = true
+		t.warnStale(t.lastGood.dropUnclaimed())
+	}
+}
+
+// dropGood forgets what was written down of policies, because a newer version may be in force in a moment.
+func (t *Translator) dropGood() {
+	for id := range t.trials.fresh {
+		t.drop(t.trials.policies[id].newest)
+	}
+}
+
+func (t *Translator) drop(policy metav1.Object) { t.warnStale(t.lastGood.drop(policy.GetUID())) }
+
+func (t *Translator) warnStale(err error) {
+	if err != nil {
+		t.log.Error("the last good version of a policy that may be out of date is still on disk", "err", err)
+	}
 }
 
 // inForceNow takes note that everything that the cluster has is in force.
 func (t *Translator) inForceNow(at time.Time) {
 	for id := range t.trials.fresh {
 		p := t.trials.policies[id]
-		p.good, p.tries = p.newest, 0
+		p.good, p.tries, p.unknown = p.newest, 0, false
 		t.cfg.Ledger.Enforced(id, enforcement.VersionOf(p.good), at)
 	}
 	clear(t.trials.fresh)
+	for id := range t.trials.held {
+		if good := t.trials.policies[id].good; good != nil {
+			t.cfg.Ledger.Enforced(id, enforcement.VersionOf(good), at)
+		}
+	}
 	limited := map[ledger.ID]ledger.Fault{}
 	for _, u := range t.cluster.unfit {
 		for _, id := range u.policies {

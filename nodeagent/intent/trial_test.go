@@ -32,9 +32,14 @@ type small struct {
 	cidrs int
 	// broken makes it refuse everything.
 	broken bool
+	// asked is called with each policy, when there is one.
+	asked func(*datapath.PolicyState)
 }
 
 func (s *small) SetPolicy(ctx context.Context, p *datapath.PolicyState) error {
+	if s.asked != nil {
+		s.asked(p)
+	}
 	if s.broken {
 		return errors.New("operation not permitted")
 	}
@@ -333,6 +338,9 @@ func TestAStartOpensNothing(t *testing.T) {
 		b.want("a", 1, "")
 		b.want("b", 0, enforcement.TooManyRules)
 		b.wantAllowed("cart", "no endpoint")
+		b.wait(lastTrial)
+		b.wait(lastTrial)
+		b.wantAllowed("cart", "no endpoint") // a version that was refused again is as unknown as before
 		b.set(withRules("b", "cart", 2, 1))
 		b.wantAllowed("cart", "")
 	})
