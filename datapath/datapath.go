@@ -149,10 +149,15 @@ type AuditDefault struct {
 	Rule   RuleID
 }
 
-// CIDR is an atom that addresses belong to by prefix. It applies to every address, pods included.
+// CIDR is an atom of the addresses in any of some prefixes, but not in one of the exceptions. It applies to every address, pods
+// included.
 type CIDR struct {
-	Prefix netip.Prefix
-	Except []netip.Prefix
+	Prefixes, Except []netip.Prefix
+}
+
+// Equal says that two are written the same.
+func (c CIDR) Equal(o CIDR) bool {
+	return slices.Equal(c.Prefixes, o.Prefixes) && slices.Equal(c.Except, o.Except)
 }
 
 // EndpointPolicy names the sets that judge one local pod. Both are always present: "not isolated" is a set

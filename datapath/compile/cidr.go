@@ -28,14 +28,10 @@ func newCIDRs() *cidrs {
 	}
 }
 
-func sameCIDR(a, b datapath.CIDR) bool {
-	return a.Prefix == b.Prefix && slices.Equal(a.Except, b.Except)
-}
-
 // update goes from one list of atoms to another, and returns the prefixes that came, went or have other atoms.
 func (c *cidrs) update(from, to datapath.Map[datapath.AtomID, datapath.CIDR]) []netip.Prefix {
 	var named []netip.Prefix
-	for id := range to.Diff(from, sameCIDR) {
+	for id := range to.Diff(from, datapath.CIDR.Equal) {
 		if before, ok := from.Get(id); ok {
 			named = append(named, c.name(id, before, without)...)
 		}
@@ -76,14 +72,16 @@ func without(ids []datapath.AtomID, id datapath.AtomID) []datapath.AtomID {
 
 // name changes who names an atom's prefixes, and returns these.
 func (c *cidrs) name(id datapath.AtomID, cidr datapath.CIDR, change func([]datapath.AtomID, datapath.AtomID) []datapath.AtomID) []netip.Prefix {
-	prefix := canonical(cidr.Prefix)
-	c.included[prefix] = change(c.included[prefix], id)
-	out := []netip.Prefix{prefix}
-	for _, except := range cidr.Except {
-		prefix := canonical(except)
-		c.excluded[prefix] = change(c.excluded[prefix], id)
-		out = append(out, prefix)
+	out := make([]netip.Prefix, 0, len(cidr.Prefixes)+len(cidr.Except))
+	note := func(prefixes []netip.Prefix, by map[netip.Prefix][]datapath.AtomID) {
+		for _, p := range prefixes {
+			prefix := canonical(p)
+			by[prefix] = change(by[prefix], id)
+			out = append(out, prefix)
+		}
 	}
+	note(cidr.Prefixes, c.included)
+	note(cidr.Except, c.excluded)
 	return out
 }
 

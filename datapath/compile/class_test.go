@@ -58,11 +58,12 @@ func (e *editor) step() *datapath.PolicyState {
 				e.cidrs.Delete(id)
 				continue
 			}
-			cidr := datapath.CIDR{Prefix: e.prefix()}
+			var cidr datapath.CIDR
+			for range 1 + e.IntN(3) {
+				cidr.Prefixes = append(cidr.Prefixes, e.prefix())
+			}
 			for range e.IntN(3) {
-				if except := e.prefix(); cidr.Prefix.Overlaps(except) && except.Bits() >= cidr.Prefix.Bits() {
-					cidr.Except = append(cidr.Except, except)
-				}
+				cidr.Except = append(cidr.Except, e.prefix())
 			}
 			e.cidrs.Put(id, cidr)
 		}
@@ -74,8 +75,8 @@ func (e *editor) step() *datapath.PolicyState {
 func atomsOf(p *datapath.PolicyState, addr netip.Addr) []datapath.AtomID {
 	atoms := slices.Clone(p.AtomsOf(addr))
 	for id, cidr := range p.CIDRs.All() {
-		except := slices.ContainsFunc(cidr.Except, func(p netip.Prefix) bool { return p.Masked().Contains(addr) })
-		if cidr.Prefix.Masked().Contains(addr) && !except {
+		around := func(p netip.Prefix) bool { return p.Masked().Contains(addr) }
+		if slices.ContainsFunc(cidr.Prefixes, around) && !slices.ContainsFunc(cidr.Except, around) {
 			atoms = append(atoms, id)
 		}
 	}

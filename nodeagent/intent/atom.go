@@ -26,7 +26,7 @@ type peer struct {
 	namespace  string
 	namespaces labels.Selector
 	pods       labels.Selector
-	// cidr is set for an ipBlock, and then nothing above is.
+	// cidr is set for blocks, and then nothing above is.
 	cidr *datapath.CIDR
 	// nodes is set for a peer that selects nodes, and then pods selects nothing.
 	nodes labels.Selector
@@ -51,10 +51,8 @@ type atom struct {
 	groups map[*group]struct{}
 }
 
+// parsePeer reads a peer that is no ipBlock.
 func parsePeer(p networkingv1.NetworkPolicyPeer, namespace string) (peer, error) {
-	if p.IPBlock != nil {
-		return parseIPBlock(p.IPBlock)
-	}
 	pods, podsID := labels.Everything(), ""
 	if p.PodSelector != nil {
 		var err error
@@ -74,50 +72,6 @@ func parsePeer(p networkingv1.NetworkPolicyPeer, namespace string) (peer, error)
 		return peer{}, fmt.Errorf("namespaceSelector: %w", err)
 	}
 	return peer{id: "pods:{" + nsID + "}|" + podsID, namespaces: ns, pods: pods}, nil
-}
-
-func parseIPBlock(b *networkingv1.IPBlock) (peer, error) {
-	prefix, err := parsePrefix(b.CIDR)
-	if err != nil {
-		return peer{}, fmt.Errorf("ipBlock.cidr: %w", err)
-	}
-	cidr := &datapath.CIDR{Prefix: prefix}
-	for _, e := range b.Except {
-		p, err := parsePrefix(e)
-		if err != nil {
-			return peer{}, fmt.Errorf("ipBlock.except: %w", err)
-		}
-		cidr.Except = append(cidr.Except, p)
-	}
-	slices.SortFunc(cidr.Except, comparePrefixes)
-	cidr.Except = slices.Compact(cidr.Except)
-	id := "cidr:" + prefix.String()
-	for _, e := range cidr.Except {
-		id += "-" + e.String()
-	}
-	return peer{id: id, cidr: cidr}, nil
-}
-
-// parsePrefix reads a CIDR as the API stores it: host bits may be set and mean nothing.
-func parsePrefix(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	if a := p.Addr(); a.Is4In6() {
-		if p.Bits() < 96 {
-			return netip.Prefix{}, fmt.Errorf("%s mixes IPv4 and IPv6", s)
-		}
-		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), nil
-}
-
-func comparePrefixes(a, b netip.Prefix) int {
-	if d := a.Addr().Compare(b.Addr()); d != 0 {
-		return d
-	}
-	return a.Bits() - b.Bits()
 }
 
 // parseSelector returns the selector and its canonical form.
@@ -192,10 +146,8 @@ func (a *atom) admitsPort(pr *profile) bool {
 }
 
 func (a *atom) containsAddress(addr netip.Addr) bool {
-	if !a.cidr.Prefix.Contains(addr) {
-		return false
-	}
-	return !slices.ContainsFunc(a.cidr.Except, func(p netip.Prefix) bool { return p.Contains(addr) })
+	around := func(p netip.Prefix) bool { return p.Contains(addr) }
+	return slices.ContainsFunc(a.cidr.Prefixes, around) && !slices.ContainsFunc(a.cidr.Except, around)
 }
 
 // atomIndex says where to look for atoms.

@@ -135,11 +135,11 @@ func parseClusterPolicy(obj *policyv1alpha2.ClusterNetworkPolicy) (*clusterPolic
 }
 
 func parseSubject(s policyv1alpha2.ClusterNetworkPolicySubject) (peer, error) {
-	peers, err := parseClusterPeer(policyv1alpha2.ClusterNetworkPolicyEgressPeer{Namespaces: s.Namespaces, Pods: s.Pods})
-	if err != nil || len(peers) == 0 {
-		return peer{}, errors.Join(err, errors.New("neither namespaces nor pods is set"))
+	subject, err := parseClusterPeer(policyv1alpha2.ClusterNetworkPolicyEgressPeer{Namespaces: s.Namespaces, Pods: s.Pods})
+	if errors.Is(err, errUnknown) {
+		return peer{}, errors.New("neither namespaces nor pods is set")
 	}
-	return peers[0], nil
+	return subject, err
 }
 
 // ingressPeers gives ingress peers the form of egress peers, which can say more.
@@ -185,43 +185,45 @@ func parseClusterRule(
 }
 
 func (r *rule) addClusterPeers(peers []policyv1alpha2.ClusterNetworkPolicyEgressPeer) error {
+	var list peerList
 	for i, p := range peers {
-		parsed, err := parseClusterPeer(p)
-		if err != nil {
+		if err := list.parseCluster(p); err != nil {
 			return fmt.Errorf("peer %d: %w", i, err)
 		}
-		if len(parsed) == 0 {
-			return fmt.Errorf("peer %d: %w", i, errUnknown)
-		}
-		r.peers = append(r.peers, parsed...)
 	}
-	r.peers = uniquePeers(r.peers)
+	r.peers = list.all()
 	return nil
 }
 
-// parseClusterPeer gives one peer, or one for each network; none when no known field is set. Names of domains are not resolved:
-// they count as unknown.
-func parseClusterPeer(p policyv1alpha2.ClusterNetworkPolicyEgressPeer) ([]peer, error) {
+func (l *peerList) parseCluster(p policyv1alpha2.ClusterNetworkPolicyEgressPeer) error {
+	parsed, err := parseClusterPeer(p)
+	if err == nil {
+		l.add(parsed)
+	}
+	if !errors.Is(err, errUnknown) || len(p.Networks) == 0 {
+		return err
+	}
+	for _, network := range p.Networks {
+		cidr, err := parseIPBlock(&networkingv1.IPBlock{CIDR: string(network)})
+		if err != nil {
+			return err
+		}
+		l.addBlock(cidr)
+	}
+	return nil
+}
+
+// parseClusterPeer reads a peer that is not a list of networks. Names of domains are not resolved: they count as unknown.
+func parseClusterPeer(p policyv1alpha2.ClusterNetworkPolicyEgressPeer) (peer, error) {
 	switch {
 	case p.Namespaces != nil:
-		one, err := parsePeer(networkingv1.NetworkPolicyPeer{NamespaceSelector: p.Namespaces}, "")
-		return []peer{one}, err
+		return parsePeer(networkingv1.NetworkPolicyPeer{NamespaceSelector: p.Namespaces}, "")
 	case p.Pods != nil:
-		one, err := parsePeer(networkingv1.NetworkPolicyPeer{NamespaceSelector: &p.Pods.NamespaceSelector, PodSelector: &p.Pods.PodSelector}, "")
-		return []peer{one}, err
+		return parsePeer(networkingv1.NetworkPolicyPeer{NamespaceSelector: &p.Pods.NamespaceSelector, PodSelector: &p.Pods.PodSelector}, "")
 	case p.Nodes != nil:
-		one, err := parseNodePeer(p.Nodes)
-		return []peer{one}, err
+		return parseNodePeer(p.Nodes)
 	}
-	var out []peer
-	for _, network := range p.Networks {
-		one, err := parseIPBlock(&networkingv1.IPBlock{CIDR: string(network)})
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, one)
-	}
-	return out, nil
+	return peer{}, errUnknown
 }
 
 func parseNodePeer(s *metav1.LabelSelector) (peer, error) {

@@ -174,20 +174,34 @@ func isolates(spec *networkingv1.NetworkPolicySpec) (ingress, egress bool) {
 
 func parseRule(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort, namespace string) (*rule, error) {
 	r := &rule{anyPeer: len(peers) == 0, anyPort: len(ports) == 0}
+	var list peerList
 	for i, p := range peers {
-		parsed, err := parsePeer(p, namespace)
-		if err != nil {
+		if err := list.parse(p, namespace); err != nil {
 			return nil, fmt.Errorf("peer %d: %w", i, err)
 		}
-		r.peers = append(r.peers, parsed)
 	}
-	r.peers = uniquePeers(r.peers)
+	r.peers = list.all()
 	for i, p := range ports {
 		if err := r.addPort(p); err != nil {
 			return nil, fmt.Errorf("ports[%d]: %w", i, err)
 		}
 	}
 	return r, nil
+}
+
+func (l *peerList) parse(p networkingv1.NetworkPolicyPeer, namespace string) error {
+	if p.IPBlock != nil {
+		cidr, err := parseIPBlock(p.IPBlock)
+		if err == nil {
+			l.addBlock(cidr)
+		}
+		return err
+	}
+	parsed, err := parsePeer(p, namespace)
+	if err == nil {
+		l.add(parsed)
+	}
+	return err
 }
 
 func (r *rule) addPort(p networkingv1.NetworkPolicyPort) error {
@@ -220,16 +234,6 @@ func (r *rule) addNumbers(protocol datapath.Protocol, first, last int32) error {
 	}
 	r.addRange(datapath.PortRange{Protocol: protocol, First: uint16(first), Last: uint16(last)})
 	return nil
-}
-
-// uniquePeers leaves the first of peers that mean the same. There may be thousands of blocks.
-func uniquePeers(peers []peer) []peer {
-	known := make(map[string]bool, len(peers))
-	return slices.DeleteFunc(peers, func(p peer) bool {
-		again := known[p.id]
-		known[p.id] = true
-		return again
-	})
 }
 
 func (r *rule) addNamed(np namedPort) {

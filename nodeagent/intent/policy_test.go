@@ -95,7 +95,7 @@ func render(c *Cluster, uid string) string {
 	}
 	cidrs := maps.Collect(state.CIDRs.All())
 	for _, a := range slices.Sorted(maps.Keys(cidrs)) {
-		fmt.Fprintf(&b, "%s: %v except %v\n", a, cidrs[a].Prefix, cidrs[a].Except)
+		fmt.Fprintf(&b, "%s: %v except %v\n", a, cidrs[a].Prefixes, cidrs[a].Except)
 	}
 	return b.String()
 }
@@ -199,7 +199,7 @@ pods:shop|app=(web): 10.0.0.1
 ingress default deny by shop/p
   shop/p[0]: [cidr:10.0.0.0/8-10.2.0.0/16-10.9.0.0/16], any port
 egress default allow
-cidr:10.0.0.0/8-10.2.0.0/16-10.9.0.0/16: 10.0.0.0/8 except [10.2.0.0/16 10.9.0.0/16]
+cidr:10.0.0.0/8-10.2.0.0/16-10.9.0.0/16: [10.0.0.0/8] except [10.2.0.0/16 10.9.0.0/16]
 `},
 		{"ports: number, range, whole protocol, default TCP", `
   podSelector: {}

@@ -78,10 +78,9 @@ func samePolicy(a, b *datapath.PolicyState) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	sameCIDR := func(x, y datapath.CIDR) bool { return x.Prefix == y.Prefix && slices.Equal(x.Except, y.Except) }
 	sameSet := func(x, y datapath.PolicySet) bool { return x.ID == y.ID }
 	sameGroup := func(x, y datapath.GroupID) bool { return x == y }
-	return maps.Equal(a.Endpoints, b.Endpoints) && maps.EqualFunc(a.Sets, b.Sets, sameSet) && a.CIDRs.Equal(b.CIDRs, sameCIDR) &&
+	return maps.Equal(a.Endpoints, b.Endpoints) && maps.EqualFunc(a.Sets, b.Sets, sameSet) && a.CIDRs.Equal(b.CIDRs, datapath.CIDR.Equal) &&
 		a.Addresses.Equal(b.Addresses, sameGroup) && a.Groups.Equal(b.Groups, slices.Equal)
 }
 

@@ -3,6 +3,7 @@
 package intent
 
 import (
+	"errors"
 	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,8 +35,7 @@ func unknownParts(rule, side string, action policyv1alpha2.ClusterNetworkPolicyR
 	}
 	var out []string
 	for i, p := range peers {
-		parsed, err := parseClusterPeer(p)
-		if err != nil || len(parsed) > 0 {
+		if err := new(peerList).parseCluster(p); !errors.Is(err, errUnknown) {
 			continue
 		}
 		why := "has no field that is known"

@@ -46,7 +46,7 @@ func benchPolicy(rules, classes int, byPrefix bool) *datapath.PolicyState {
 	}
 	last := datapath.AtomID(fmt.Sprintf("atom-%d", rules-1))
 	if byPrefix {
-		p.CIDRs = datapath.MapOf(map[datapath.AtomID]datapath.CIDR{last: {Prefix: netip.MustParsePrefix("10.244.0.0/16")}})
+		p.CIDRs = datapath.MapOf(map[datapath.AtomID]datapath.CIDR{last: {Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}})
 	} else {
 		addresses[podA4] = []datapath.AtomID{last}
 		addresses[podB4] = []datapath.AtomID{last}

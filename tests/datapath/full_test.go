@@ -65,7 +65,7 @@ func big() *datapath.PolicyState {
 	for i := range 40 {
 		atom, net := datapath.AtomID(fmt.Sprintf("pod-%d", i)), datapath.AtomID(fmt.Sprintf("net-%d", i))
 		addresses[netip.AddrFrom4([4]byte{10, 245, 0, byte(i)})] = []datapath.AtomID{atom}
-		cidrs[net] = datapath.CIDR{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 0}), 24)}
+		cidrs[net] = datapath.CIDR{Prefixes: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, byte(i), 0}), 24)}}
 		id := datapath.SetID(fmt.Sprintf("set-%d", i))
 		p.Sets[id] = datapath.PolicySet{ID: id, Default: datapath.Deny, Rules: []datapath.Rule{{
 			ID: datapath.RuleID(100 + i), Peers: []datapath.AtomID{atom, net},
@@ -138,7 +138,7 @@ func TestWhatIsTooLargeIsRefusedWhole(t *testing.T) {
 	cidrs := map[datapath.AtomID]datapath.CIDR{}
 	for i := range 65_536 {
 		net := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(i >> 14), byte(i >> 6), byte(i << 2)}), 30)
-		cidrs[datapath.AtomID(net.String())] = datapath.CIDR{Prefix: net}
+		cidrs[datapath.AtomID(net.String())] = datapath.CIDR{Prefixes: []netip.Prefix{net}}
 	}
 	blocks.CIDRs = datapath.MapOf(cidrs) // and one prefix more, for IPv4 that is in no block
 	for name, p := range map[string]*datapath.PolicyState{"rules": rules, "blocks": blocks} {

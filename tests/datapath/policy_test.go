@@ -22,8 +22,8 @@ func judged(t testing.TB) *progtest.Harness {
 	must(t, h.Load(&datapath.PolicyState{
 		Addresses: addresses, Groups: groups,
 		CIDRs: datapath.MapOf(map[datapath.AtomID]datapath.CIDR{
-			"net4": {Prefix: netip.MustParsePrefix("192.0.2.0/24"), Except: []netip.Prefix{netip.MustParsePrefix("192.0.2.128/25")}},
-			"all6": {Prefix: netip.MustParsePrefix("::/0"), Except: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/48")}},
+			"net4": {Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Except: []netip.Prefix{netip.MustParsePrefix("192.0.2.128/25")}},
+			"all6": {Prefixes: []netip.Prefix{netip.MustParsePrefix("::/0")}, Except: []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/48")}},
 		}),
 		Sets: map[datapath.SetID]datapath.PolicySet{
 			"open": {ID: "open", Default: datapath.Allow},

@@ -60,7 +60,7 @@ var tooMuch = map[string]func(*datapath.PolicyState){
 		blocks := map[datapath.AtomID]datapath.CIDR{}
 		for i := range 66_000 {
 			prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
-			blocks[datapath.AtomID(prefix.String())] = datapath.CIDR{Prefix: prefix}
+			blocks[datapath.AtomID(prefix.String())] = datapath.CIDR{Prefixes: []netip.Prefix{prefix}}
 		}
 		p.CIDRs = datapath.MapOf(blocks)
 	},

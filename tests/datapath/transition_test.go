@@ -421,12 +421,12 @@ func (s *swaps) blocks(p *draft, dir datapath.Direction, peer *pod) (atoms, trap
 	for _, addr := range peer.ep.Addrs {
 		around := netip.PrefixFrom(addr, 8+s.IntN(addr.BitLen()-8)).Masked()
 		id := datapath.AtomID(fmt.Sprintf("block-%d-%s", dir, around))
-		p.cidrs[id] = datapath.CIDR{Prefix: around}
+		p.cidrs[id] = datapath.CIDR{Prefixes: []netip.Prefix{around}}
 		atoms = append(atoms, id)
 		// The exception may be narrower or wider than the block.
 		except := netip.PrefixFrom(addr, 4+s.IntN(addr.BitLen()-4)).Masked()
 		trap := datapath.AtomID(fmt.Sprintf("all-%d-but-%s", dir, except))
-		p.cidrs[trap] = datapath.CIDR{Prefix: netip.PrefixFrom(addr, 0).Masked(), Except: []netip.Prefix{except}}
+		p.cidrs[trap] = datapath.CIDR{Prefixes: []netip.Prefix{netip.PrefixFrom(addr, 0).Masked()}, Except: []netip.Prefix{except}}
 		traps = append(traps, trap)
 	}
 	return atoms, traps

@@ -247,7 +247,7 @@ func TestVerifyBesideChanges(t *testing.T) {
 			addresses[netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})] = []datapath.AtomID{atom}
 			set.Rules = append(set.Rules, datapath.Rule{ID: datapath.RuleID(10 + i), Peers: []datapath.AtomID{atom}, Ports: tcpPorts(uint16(i), uint16(i+turn%7))})
 			net := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(turn + i), 0}), 24)
-			cidrs[datapath.AtomID(net.String())] = datapath.CIDR{Prefix: net}
+			cidrs[datapath.AtomID(net.String())] = datapath.CIDR{Prefixes: []netip.Prefix{net}}
 		}
 		p.Addresses, p.Groups = datapath.Grouped(addresses)
 		p.CIDRs = datapath.MapOf(cidrs)

@@ -32,6 +32,8 @@ type generator struct {
 	fresh int
 	// audits is how many policies of a hundred are in audit mode: it differs between worlds, or either answer would be dull everywhere.
 	audits int
+	// lists is how many rules of a hundred have a long list of blocks. The model reads it for each case, so most worlds have none.
+	lists int
 	// watched is the newest pod, which gets a share of the packets.
 	watched policymodel.Pod
 }
@@ -39,6 +41,9 @@ type generator struct {
 func newGenerator(rnd *rand.Rand, b *bench) *generator {
 	g := &generator{Rand: rnd, b: b, fresh: 20000}
 	g.audits = pick(g, []int{0, 30, 60})
+	if g.chance(6) {
+		g.lists = 8
+	}
 	return g
 }
 
@@ -213,6 +218,9 @@ func (g *generator) peers() []networkingv1.NetworkPolicyPeer {
 		return nil
 	}
 	var out []networkingv1.NetworkPolicyPeer
+	if g.chance(g.lists) {
+		out = g.manyBlocks()
+	}
 	for range 1 + g.IntN(3) {
 		var p networkingv1.NetworkPolicyPeer
 		if g.chance(40) {
@@ -229,6 +237,20 @@ func (g *generator) peers() []networkingv1.NetworkPolicyPeer {
 			p.NamespaceSelector = &s
 		}
 		out = append(out, p)
+	}
+	return out
+}
+
+// manyBlocks are so many that they are not peers each by itself. Most contain one address that occurs, some hundreds.
+func (g *generator) manyBlocks() []networkingv1.NetworkPolicyPeer {
+	var out []networkingv1.NetworkPolicyPeer
+	for range 50 + g.IntN(150) {
+		base := g.neighbour(pick(g, g.addrs))
+		if g.chance(10) {
+			base = pick(g, g.addrs)
+		}
+		bits := base.BitLen() - g.IntN(10)*g.IntN(2)
+		out = append(out, networkingv1.NetworkPolicyPeer{IPBlock: &networkingv1.IPBlock{CIDR: netip.PrefixFrom(base, bits).String()}})
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"skep.dev/skep/datapath"
@@ -111,11 +112,26 @@ func (g *generator) change() string {
 		p := pick(g, b.world.Policies)
 		b.setPolicy(g.policyNamed(p.Namespace, p.Name, p.Generation+1))
 		return "policy changed: " + p.Namespace + "/" + p.Name
-	case n < 76 && len(b.world.ClusterPolicies) > 0:
+	case n < 73 && len(b.world.Policies) > 0:
+		old := pick(g, b.world.Policies)
+		p := *old.DeepCopy()
+		if len(p.Spec.Ingress) == 0 {
+			return "nothing"
+		}
+		p.Generation++
+		rule := &p.Spec.Ingress[g.IntN(len(p.Spec.Ingress))]
+		if len(rule.From) > 0 && g.chance(50) {
+			rule.From = slices.Delete(rule.From, 0, 1)
+		} else {
+			rule.From = append(rule.From, networkingv1.NetworkPolicyPeer{IPBlock: g.block()})
+		}
+		b.setPolicy(p)
+		return "peers of policy changed: " + p.Namespace + "/" + p.Name
+	case n < 79 && len(b.world.ClusterPolicies) > 0:
 		p := pick(g, b.world.ClusterPolicies)
 		b.forgetClusterPolicy(p.Name)
 		return "cluster policy deleted: " + p.Name
-	case n < 84:
+	case n < 86:
 		g.policies++
 		p := g.clusterPolicy(fmt.Sprint("cluster-", g.policies), 1)
 		b.setClusterPolicy(p)
@@ -220,8 +236,7 @@ func comparePolicies(want, got *datapath.PolicyState) string {
 	if a, b := atoms(want), atoms(got); !maps.Equal(a, b) || want.Groups.Len() != got.Groups.Len() {
 		return fmt.Sprintf("addresses are %v in %d groups, want %v in %d", b, got.Groups.Len(), a, want.Groups.Len())
 	}
-	sameCIDR := func(a, b datapath.CIDR) bool { return a.Prefix == b.Prefix && slices.Equal(a.Except, b.Except) }
-	if !want.CIDRs.Equal(got.CIDRs, sameCIDR) {
+	if !want.CIDRs.Equal(got.CIDRs, datapath.CIDR.Equal) {
 		return fmt.Sprintf("CIDRs are %v, want %v", maps.Collect(got.CIDRs.All()), maps.Collect(want.CIDRs.All()))
 	}
 	sameSet := func(a, b datapath.PolicySet) bool { return a.ID == b.ID }
