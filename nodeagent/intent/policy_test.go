@@ -326,6 +326,27 @@ func TestAddressesFollowPods(t *testing.T) {
 	}
 }
 
+// TestAPeerThatNobodyNamesIsForgotten has a pod that is like others, and comes when the policy that selected them has gone.
+func TestAPeerThatNobodyNamesIsForgotten(t *testing.T) {
+	c := cluster(t)
+	c.SetPod(testPod("shop", "db", self, "10.0.0.1", labels.Set{"app": "db"}))
+	c.SetPod(testPod("shop", "web-1", "node-b", "10.0.1.1", labels.Set{"app": "web"}))
+	both := policyFrom(t, "both", "  podSelector: {}\n  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}, {podSelector: {matchLabels: {app: db}}}]}]")
+	apply(t, c, both)
+	if got := len(selected(c.Policy())); got != 2 {
+		t.Fatalf("%d addresses are selected", got)
+	}
+	apply(t, c, policyFrom(t, "db", "  podSelector: {}\n  ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]"))
+	c.DeleteNetworkPolicy("shop", "both")
+	c.Policy()
+	c.SetPod(testPod("shop", "web-2", "node-b", "10.0.1.2", labels.Set{"app": "web"}))
+	c.SetPod(testPod("shop", "db-2", "node-b", "10.0.1.3", labels.Set{"app": "db"}))
+	got := fmt.Sprint(selected(c.Policy()))
+	if want := "map[10.0.0.1:[pods:shop|app=(db)] 10.0.1.3:[pods:shop|app=(db)]]"; got != want {
+		t.Errorf("selected are %s, want %s", got, want)
+	}
+}
+
 func TestNamespaceLabelsMovePods(t *testing.T) {
 	c := cluster(t)
 	c.SetPod(testPod("shop", "web", self, "10.0.0.1", nil))

@@ -43,6 +43,54 @@ func TestAPolicyThatDoesNotFitLeavesTheLastOneInForce(t *testing.T) {
 	}
 }
 
+// TestARefusalLeavesEveryClassWhatItWas refuses policies that put a pod into another class, before such a policy comes that fits: what was
+// made for the first must not be taken for made, and what was there not for gone.
+func TestARefusalLeavesEveryClassWhatItWas(t *testing.T) {
+	h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{"skep_set": 16} })
+	must(t, h.Endpoint("a", podA4))
+	must(t, h.Endpoint("b", podB4))
+	policy := func(more int, atoms ...datapath.AtomID) *datapath.PolicyState {
+		p := open("a", "b")
+		p.Sets["in"] = datapath.PolicySet{ID: "in", Default: datapath.Deny, DefaultRule: 9, Rules: []datapath.Rule{
+			{ID: 1, Peers: []datapath.AtomID{"app=a"}, Ports: tcpPorts(80, 80)}, {ID: 2, Peers: []datapath.AtomID{"tier=a"}, Ports: tcpPorts(81, 81)},
+		}}
+		p.Endpoints["b"] = datapath.EndpointPolicy{Ingress: "in", Egress: "open"}
+		p.Addresses = datapath.MapOf(map[netip.Addr]datapath.GroupID{podA4: 1})
+		p.Groups = datapath.MapOf(map[datapath.GroupID][]datapath.AtomID{1: atoms})
+		for i := range more {
+			id := datapath.SetID(fmt.Sprint("more-", i))
+			p.Sets[id] = datapath.PolicySet{ID: id, Default: datapath.Deny}
+		}
+		return p
+	}
+	judge := func(more bool) {
+		t.Helper()
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 80), true, 1)
+		rule := datapath.RuleID(9)
+		if more {
+			rule = 2
+		}
+		verdict(t, h, "a", datapath.Egress, first("10.244.0.5", "10.244.0.6", progtest.TCP, 81), more, rule)
+	}
+	must(t, h.Load(policy(0, "app=a")))
+	judge(false)
+	for range 2 {
+		if err := h.Load(policy(20, "app=a", "tier=a")); !errors.Is(err, bpfmap.ErrFull) {
+			t.Fatalf("too many sets: %v", err)
+		}
+		judge(false)
+		must(t, h.Load(policy(0, "app=a")))
+		must(t, h.Node.Tidy())
+		judge(false)
+	}
+	if err := h.Load(policy(20, "app=a", "tier=a")); !errors.Is(err, bpfmap.ErrFull) {
+		t.Fatalf("too many sets: %v", err)
+	}
+	must(t, h.Load(policy(0, "app=a", "tier=a")))
+	must(t, h.Node.Tidy())
+	judge(true)
+}
+
 // fill is the number of entries of the policy maps.
 func fill(t *testing.T, h *progtest.Harness) string {
 	t.Helper()

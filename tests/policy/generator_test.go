@@ -109,6 +109,11 @@ func (g *generator) pod() policymodel.Pod {
 	} else {
 		p.IPs = g.podIPs(p.Node != thisNode)
 	}
+	if len(g.b.world.Pods) > 0 && g.chance(30) {
+		like := pick(g, g.b.world.Pods) // as the replicas of a Deployment are
+		p.Namespace, p.Labels, p.Ports = like.Namespace, like.Labels, like.Ports
+		return p
+	}
 	for range g.IntN(4) {
 		port := policymodel.NamedPort{Name: pick(g, portNames), Protocol: pick(g, protocols), Number: pick(g, portPool)}
 		if g.chance(20) {
