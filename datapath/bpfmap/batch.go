@@ -61,3 +61,34 @@ func (t Table[K, V]) readSingly(limit int) ([]K, []V, error) {
 	}
 	return keys, values, nil
 }
+
+// PutAll writes entries, all with one system call where the kernel can. After an error any of them may be there.
+func (t Table[K, V]) PutAll(keys []K, values []V) error {
+	if len(keys) > 1 {
+		if _, err := t.BatchUpdate(keys, values, nil); err == nil {
+			return nil
+		}
+	}
+	for i := range keys {
+		if err := t.Put(keys[i], values[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveAll deletes entries like PutAll writes them; absence is not an error.
+func (t Table[K, V]) RemoveAll(keys []K) error {
+	if len(keys) > 1 {
+		// A batch ends at the first key that is absent.
+		if _, err := t.BatchDelete(keys, nil); err == nil {
+			return nil
+		}
+	}
+	for _, key := range keys {
+		if err := t.Remove(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -3,7 +3,6 @@
 package reconcile
 
 import (
-	"errors"
 	"maps"
 	"slices"
 
@@ -144,11 +143,11 @@ func (p *policy) unname(set *liveSet) {
 
 // dropClasses removes classes' rows from the sets that have them.
 func (p *policy) dropClasses(classes []class) error {
-	var errs []error
-	for set, rows := range p.rowsOf(classes) {
-		for _, in := range rows {
-			errs = append(errs, p.dropClass(set, in.number))
+	var rows []heldRow
+	for set, theirs := range p.rowsOf(classes) {
+		for _, in := range theirs {
+			rows = append(rows, heldRow{set, in.number})
 		}
 	}
-	return errors.Join(errs...)
+	return p.dropRows(rows)
 }

@@ -43,7 +43,7 @@ func (p *policy) collect(c *change) error {
 	if c.all || len(c.newSets)+len(p.leaving) > 0 {
 		errs = append(errs, p.counters.keep(c.state))
 	}
-	errs = append(errs, p.closePassages(p.passing))
+	errs = append(errs, p.dropRows(p.passing))
 	p.passing = nil
 	for _, set := range p.leaving {
 		p.unname(set)

@@ -4,7 +4,6 @@ package reconcile
 
 import (
 	"cmp"
-	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -186,20 +185,16 @@ func (p *policy) numberPassage(c *change, way passage) uint32 {
 }
 
 // openPassages gives the passages, and the classes that are their own, their rows in the sets that are in force.
-func (p *policy) openPassages(c *change) error {
+func (p *policy) openPassages(w *peerWrites, c *change) error {
 	if !c.passes() {
 		return nil
 	}
 	atoms := p.atomsBefore(c)
 	for way, number := range c.passages {
-		if err := p.copyPeers(&c.opened, atoms, way.from, number); err != nil {
-			return err
-		}
+		p.copyPeers(w, &c.opened, atoms, way.from, number)
 	}
 	for to, from := range c.heirs {
-		if err := p.copyPeers(&c.copied, atoms, from, to); err != nil {
-			return err
-		}
+		p.copyPeers(w, &c.copied, atoms, from, to)
 	}
 	if p.inherited == nil {
 		return nil
@@ -210,7 +205,7 @@ func (p *policy) openPassages(c *change) error {
 // passes says whether something has a class on the way.
 func (c *change) passes() bool { return len(c.passages)+len(c.heirs) > 0 }
 
-func (p *policy) copyPeers(rows *[]opened, atoms map[uint32][]datapath.AtomID, from, to uint32) error {
+func (p *policy) copyPeers(w *peerWrites, rows *[]heldRow, atoms map[uint32][]datapath.AtomID, from, to uint32) {
 	sets := p.live()
 	if ids, known := atoms[from]; known {
 		naming := p.setsNaming(ids)
@@ -220,29 +215,19 @@ func (p *policy) copyPeers(rows *[]opened, atoms map[uint32][]datapath.AtomID, f
 		sets = maps.Keys(naming)
 	}
 	for set := range sets {
-		if err := p.copyPeer(rows, set, from, to); err != nil {
-			return err
-		}
+		copyPeer(w, rows, set, from, to)
 	}
-	return nil
-}
-
-// opened is the row of a passage in a set.
-type opened struct {
-	set   *liveSet
-	class uint32
 }
 
 // copyPeer gives a class the row of another one. Without a row both have that of no class.
-func (p *policy) copyPeer(rows *[]opened, s *liveSet, from, to uint32) error {
+func copyPeer(w *peerWrites, rows *[]heldRow, s *liveSet, from, to uint32) {
 	stored := s.peers[from]
 	if stored == nil {
-		return nil
+		return
 	}
 	stored.refs++
-	s.peers[to] = stored
-	*rows = append(*rows, opened{s, to})
-	return p.node.maps.Peer.Put(bpfobj.SkepPeerKey{Set: s.number, Class: to}, stored.row)
+	*rows = append(*rows, heldRow{s, to})
+	w.add(s, to, stored)
 }
 
 // pass puts everything that moves where it passes through, and arrive where it goes. What an address has at any moment is what it
@@ -341,13 +326,4 @@ func (p *policy) saveHasCIDR() error {
 	}
 	p.node.state.Flags = flags
 	return p.node.saveState()
-}
-
-// closePassages removes the rows of passages that nobody is in any more.
-func (p *policy) closePassages(rows []opened) error {
-	var errs []error
-	for _, row := range rows {
-		errs = append(errs, p.dropClass(row.set, row.class))
-	}
-	return errors.Join(errs...)
 }

@@ -39,7 +39,7 @@ type policy struct {
 	naming    map[datapath.AtomID]map[*liveSet]bool
 	endpoints map[datapath.EndpointID]datapath.EndpointPolicy
 	// passing are rows of passages that may still be there.
-	passing []opened
+	passing []heldRow
 	// leaving and left are sets and classes that the next collection deletes. Until then a set may be in use.
 	leaving []*liveSet
 	left    []class
@@ -68,10 +68,10 @@ type change struct {
 	moves       []move[netip.Addr]
 	prefixMoves []move[compile.Prefix]
 	passages    map[passage]uint32
-	opened      []opened
+	opened      []heldRow
 	// heirs are new classes that start with the rows of others, copied are these rows.
 	heirs  map[uint32]uint32
-	copied []opened
+	copied []heldRow
 }
 
 /*
@@ -221,34 +221,59 @@ func (p *policy) make(c *change, compiled []*compile.Set) error {
 	if err := p.node.saveState(); err != nil {
 		return err
 	}
-	if len(c.newClasses)+len(c.passages) > 0 {
-		rows := p.rowsOf(slices.DeleteFunc(slices.Clone(c.newClasses), func(in class) bool { _, heir := c.heirs[in.number]; return heir }))
-		for set := range p.live() {
-			if err := p.addClasses(set, rows[set]); err != nil {
-				return err
-			}
-		}
-	}
-	if err := p.openPassages(c); err != nil {
+	var w peerWrites
+	if err := p.prepareLive(&w, c); err != nil {
 		return err
 	}
 	for _, s := range compiled {
-		set, err := p.writeSet(s)
-		if set != nil {
-			c.newSets = append(c.newSets, set)
-			p.name(set)
-		}
-		if err == nil {
-			err = p.addClasses(set, p.classesFor(set))
-		}
-		for way, number := range c.passages {
-			if err == nil {
-				err = p.copyPeer(&c.opened, set, way.to, number)
-			}
-		}
-		if err != nil {
+		if err := p.prepareNew(&w, c, s); err != nil {
 			return err
 		}
+	}
+	if err := w.write(p); err != nil {
+		return err
+	}
+	return p.declare(c.newSets)
+}
+
+// prepareLive gives the sets that are there the rows of new classes and of passages.
+func (p *policy) prepareLive(w *peerWrites, c *change) error {
+	fresh := slices.DeleteFunc(slices.Clone(c.newClasses), func(in class) bool { _, heir := c.heirs[in.number]; return heir })
+	for set, classes := range p.rowsOf(fresh) {
+		if err := p.addClasses(w, set, classes); err != nil {
+			return err
+		}
+	}
+	if err := p.openPassages(w, c); err != nil {
+		return err
+	}
+	if err := w.write(p); err != nil {
+		return err
+	}
+	if len(c.newClasses)+len(c.passages) == 0 {
+		return nil
+	}
+	return p.declare(slices.Collect(p.live()))
+}
+
+// prepareNew writes a set but for the rows that wait in w, and its header.
+func (p *policy) prepareNew(w *peerWrites, c *change, compiled *compile.Set) error {
+	set, err := p.writeSet(compiled)
+	if set != nil {
+		c.newSets = append(c.newSets, set)
+		p.name(set)
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.addRow(w, set, noClass, compiled.NoPeer()); err != nil {
+		return err
+	}
+	if err := p.addClasses(w, set, p.classesFor(set)); err != nil {
+		return err
+	}
+	for way, number := range c.passages {
+		copyPeer(w, &c.opened, set, way.to, number)
 	}
 	return nil
 }
@@ -273,7 +298,7 @@ func (p *policy) isLive(s *liveSet) bool { return p.sets[s.ID] == s || slices.Co
 
 // undo removes what make wrote. Class numbers stay used up: they are never given out twice.
 func (p *policy) undo(c *change) error {
-	errs := []error{p.closePassages(c.opened), p.closePassages(c.copied)}
+	errs := []error{p.dropRows(c.opened), p.dropRows(c.copied)}
 	if p.inherited != nil {
 		errs = append(errs, p.inherited.closePassages(p))
 	}

@@ -45,9 +45,6 @@ func (p *policy) writeSet(compiled *compile.Set) (*liveSet, error) {
 		return nil, err
 	}
 	s := &liveSet{Set: compiled, number: number, at: at, peers: map[uint32]*storedRow{}}
-	if err := p.writePeer(s, uint32(noClass), compiled.NoPeer()); err != nil {
-		return s, err
-	}
 	if err := p.writePorts(s); err != nil {
 		return s, err
 	}
@@ -147,7 +144,42 @@ func (p *policy) writeRules(s *liveSet) error {
 	return nil
 }
 
-func (p *policy) writePeer(s *liveSet, class uint32, row compile.Row) error {
+// peerWrites are rows of sets on their way into skep_peer.
+type peerWrites struct {
+	keys []bpfobj.SkepPeerKey
+	rows []bpfobj.SkepRow
+}
+
+func (w *peerWrites) add(s *liveSet, class uint32, stored *storedRow) {
+	s.peers[class] = stored
+	w.keys, w.rows = append(w.keys, s.peerKey(class)), append(w.rows, stored.row)
+}
+
+func (s *liveSet) peerKey(class uint32) bpfobj.SkepPeerKey {
+	return bpfobj.SkepPeerKey{Set: s.number, Class: class}
+}
+
+// write puts the rows into the map.
+func (w *peerWrites) write(p *policy) error {
+	defer func() { *w = peerWrites{} }()
+	return p.node.maps.Peer.PutAll(w.keys, w.rows)
+}
+
+// addClasses gives a set the rows of classes.
+func (p *policy) addClasses(w *peerWrites, s *liveSet, classes []class) error {
+	for _, in := range classes {
+		row, differs := s.PeerRow(in.atoms)
+		if !differs {
+			continue
+		}
+		if err := p.addRow(w, s, in.number, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *policy) addRow(w *peerWrites, s *liveSet, class uint32, row compile.Row) error {
 	stored, err := p.rows.acquire(row)
 	if err != nil {
 		return err
@@ -155,45 +187,54 @@ func (p *policy) writePeer(s *liveSet, class uint32, row compile.Row) error {
 	if before := s.peers[class]; before != nil {
 		p.rows.release(before)
 	}
-	s.peers[class] = stored
-	return p.node.maps.Peer.Put(bpfobj.SkepPeerKey{Set: s.number, Class: class}, stored.row)
+	w.add(s, class, stored)
+	return nil
 }
 
-// addClasses writes the rows of classes, then declares the set complete for all classes numbered so far.
-func (p *policy) addClasses(s *liveSet, classes []class) error {
-	for _, in := range classes {
-		row, differs := s.PeerRow(in.atoms)
-		if !differs {
-			continue
+// declare declares sets complete for all classes numbered so far, whose rows are there.
+func (p *policy) declare(sets []*liveSet) error {
+	var numbers, hiddenNumbers []uint32
+	var headers, hidden []bpfobj.SkepSet
+	for _, s := range sets {
+		header := p.header(s)
+		if !s.visible {
+			// Entries of an array are not written in one piece: the flags follow when the rest is there.
+			dark := header
+			dark.Flags = 0
+			hiddenNumbers, hidden = append(hiddenNumbers, s.number), append(hidden, dark)
 		}
-		if err := p.writePeer(s, in.number, row); err != nil {
-			return err
-		}
+		s.visible, s.entry = true, header
+		numbers, headers = append(numbers, s.number), append(headers, header)
 	}
-	header := p.header(s)
-	if !s.visible {
-		// Entries of an array are not written in one piece: the flags follow when the rest is there.
-		hidden := header
-		hidden.Flags = 0
-		if err := p.node.maps.Set.Put(s.number, hidden); err != nil {
-			return err
-		}
-	}
-	s.visible, s.entry = true, header
-	return p.node.maps.Set.Put(s.number, header)
-}
-
-// dropClass removes a class's row from a set.
-func (p *policy) dropClass(s *liveSet, class uint32) error {
-	stored := s.peers[class]
-	if stored == nil {
-		return nil
-	}
-	if err := p.node.maps.Peer.Remove(bpfobj.SkepPeerKey{Set: s.number, Class: class}); err != nil {
+	if err := p.node.maps.Set.PutAll(hiddenNumbers, hidden); err != nil {
 		return err
 	}
-	p.rows.release(stored)
-	delete(s.peers, class)
+	return p.node.maps.Set.PutAll(numbers, headers)
+}
+
+// heldRow is the row of a class in a set.
+type heldRow struct {
+	set   *liveSet
+	class uint32
+}
+
+// dropRows removes rows from sets that may have them.
+func (p *policy) dropRows(rows []heldRow) error {
+	var keys []bpfobj.SkepPeerKey
+	for _, row := range rows {
+		if row.set.peers[row.class] != nil {
+			keys = append(keys, row.set.peerKey(row.class))
+		}
+	}
+	if err := p.node.maps.Peer.RemoveAll(keys); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if stored := row.set.peers[row.class]; stored != nil {
+			p.rows.release(stored)
+			delete(row.set.peers, row.class)
+		}
+	}
 	return nil
 }
 
@@ -201,10 +242,12 @@ func (p *policy) dropClass(s *liveSet, class uint32) error {
 func (p *policy) removeSet(s *liveSet) error {
 	maps := p.node.maps
 	errs := []error{maps.Set.Put(s.number, bpfobj.SkepSet{})}
+	var keys []bpfobj.SkepPeerKey
 	for class, stored := range s.peers {
-		errs = append(errs, maps.Peer.Remove(bpfobj.SkepPeerKey{Set: s.number, Class: class}))
+		keys = append(keys, s.peerKey(class))
 		p.rows.release(stored)
 	}
+	errs = append(errs, maps.Peer.RemoveAll(keys))
 	for _, stored := range slices.Concat(s.ports, s.views) {
 		p.rows.release(stored)
 	}
