@@ -28,7 +28,9 @@ type policy struct {
 	nodeSpace *extents // of skep_port_index
 	counters  *counters
 	// computed are the classes of the policy in force; nil when that is not known in whole, and all has to be compared.
-	computed  *compile.Classes
+	computed *compile.Classes
+	// whole says that the last policy that began to be in force is so, up to its generation.
+	whole     bool
 	classes   map[compile.ClassKey]class
 	addresses map[netip.Addr]uint32
 	prefixes  map[compile.Prefix]uint32
@@ -111,15 +113,28 @@ func (p *policy) replace(state *datapath.PolicyState, compiled []*compile.Set) e
 	if err := p.make(c, compiled); err != nil {
 		return errors.Join(fmt.Errorf("prepare policy: %w", err), p.undo(c))
 	}
+	if p.decides(c) {
+		p.uncollected = c
+		return nil
+	}
+	p.whole = false
 	if err := p.flip(c); err != nil {
 		return fmt.Errorf("enforce policy: %w", err)
 	}
 	if err := p.node.bump(); err != nil {
 		return fmt.Errorf("start a policy generation: %w", err)
 	}
+	p.whole = true
 	clear(p.loose)
 	p.uncollected, p.flipped = c, p.node.clock.Now()
 	return nil
+}
+
+// decides says that what is in force is the new policy already, so that no flow needs to be judged again. It is when a policy that was
+// refused, as it is from time to time, makes way for the one before.
+func (p *policy) decides(c *change) bool {
+	return p.whole && p.inherited == nil && len(c.newSets)+len(c.moves)+len(c.prefixMoves)+len(p.loose) == 0 &&
+		len(c.state.Sets) == len(p.sets) && maps.Equal(c.state.Endpoints, p.endpoints)
 }
 
 // compare finds what the new policy may change. Addresses of this node's pods are always looked at: pods come without a change of

@@ -25,7 +25,7 @@ func TestAPolicyThatDoesNotFitLeavesTheLastOneInForce(t *testing.T) {
 			small := isolated("b", "a")
 			must(t, h.Load(small))
 			send(t, h, "a", tcp4(), bpfobj.SkepReasonSKEP_REASON_POLICY_INGRESS)
-			before := fill(t, h)
+			before, generation := fill(t, h), generationOf(t, h)
 
 			if err := h.Load(big()); !errors.Is(err, bpfmap.ErrFull) {
 				t.Fatalf("the big policy: %v", err)
@@ -37,7 +37,14 @@ func TestAPolicyThatDoesNotFitLeavesTheLastOneInForce(t *testing.T) {
 			if after := fill(t, h); after != before {
 				t.Errorf("entries left behind:\n%s, before\n%s", after, before)
 			}
+			must(t, h.Load(small))
+			if now := generationOf(t, h); now != generation {
+				t.Errorf("what nothing has changed is judged again, for the %d. time", now-generation)
+			}
 			must(t, h.Load(open("a", "b")))
+			if now := generationOf(t, h); now != generation+1 {
+				t.Errorf("a change started %d generations", now-generation)
+			}
 			send(t, h, "a", tcp4(), toLocal)
 		})
 	}
@@ -89,6 +96,13 @@ func TestARefusalLeavesEveryClassWhatItWas(t *testing.T) {
 	must(t, h.Load(policy(0, "app=a", "tier=a")))
 	must(t, h.Node.Tidy())
 	judge(true)
+}
+
+func generationOf(t *testing.T, h *progtest.Harness) uint32 {
+	t.Helper()
+	state, _, err := h.Maps.State.Get(0)
+	must(t, err)
+	return state.Generation
 }
 
 // fill is the number of entries of the policy maps.
