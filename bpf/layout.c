@@ -17,6 +17,8 @@ enum event_type skep_enum_event_type;
 enum address_flag skep_enum_address_flag;
 enum node_flag skep_enum_node_flag;
 struct ct_expire skep_struct_ct_expire;
+struct address_change skep_struct_address_change;
+struct endpoint_change skep_struct_endpoint_change;
 struct event skep_struct_event;
 enum check_flag skep_enum_check_flag;
 struct check_side skep_struct_check_side;

@@ -16,7 +16,7 @@ static __always_inline __u32 refusal(const struct rule *rule, enum direction dir
 	return direction == SKEP_EGRESS ? SKEP_REASON_POLICY_EGRESS : SKEP_REASON_POLICY_INGRESS;
 }
 
-static __always_inline void ask_side(const struct endpoint *ep, enum direction direction, __u32 class, __u32 service,
+static __always_inline void ask_side(const struct endpoint *ep, enum direction direction, judged_peer peer, __u32 service,
 				     struct check_side *side)
 {
 	struct rule *rule, *would;
@@ -25,7 +25,7 @@ static __always_inline void ask_side(const struct endpoint *ep, enum direction d
 	side->reason = SKEP_REASON_NO_POLICY;
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return;
-	d = skep_judge(direction == SKEP_EGRESS ? ep->egress_set : ep->ingress_set, class, service);
+	d = skep_judge(judged_by(peer), judged_class(peer), service);
 	side->reason = (__u32)d;
 	if (d & DECISION_ERROR)
 		return;
@@ -64,11 +64,11 @@ int skep_tc_check(struct __sk_buff *skb)
 		c.flags |= CHECK_NO_ENDPOINT;
 	if (from) {
 		c.flags |= CHECK_EGRESS;
-		ask_side(from, SKEP_EGRESS, class_of(known, &c.dst), c.service, &c.egress);
+		ask_side(from, SKEP_EGRESS, egress_of(from, known, &c.dst, flips), c.service, &c.egress);
 	}
 	if (to) {
 		c.flags |= CHECK_INGRESS;
-		ask_side(to, SKEP_INGRESS, initiator_class(from, &c.src, flips), c.service, &c.ingress);
+		ask_side(to, SKEP_INGRESS, ingress_of(to, from, &c.src, flips), c.service, &c.ingress);
 	}
 	return bpf_skb_store_bytes(skb, ETH_HLEN, &c, sizeof(c), 0) ? TC_ACT_SHOT : TC_ACT_OK;
 }

@@ -127,7 +127,9 @@ static __always_inline enum reason answer_as_service(struct __sk_buff *skb, cons
 	return skep_index(addr_hi(&entry->nat), addr_lo(&entry->nat), entry->nat_port, true) ? SKEP_REASON_CT_FULL : SKEP_REASON_NONE;
 }
 
-static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u32 rule)
+/* ifindex is that of to, as the packet was judged by it. */
+static __always_inline int to_destination(struct __sk_buff *skb, const struct packet *p, const struct address *to, __u32 ifindex,
+					  __u32 rule)
 {
 	void *data, *end;
 
@@ -136,7 +138,7 @@ static __always_inline int to_destination(struct __sk_buff *skb, const struct pa
 		skb->mark |= SKEP_MARK_JUDGED;
 		return finish(skb, SKEP_REASON_RELATED, rule);
 	}
-	if (!to || !to->ifindex)
+	if (!to || !ifindex)
 		return finish(skb, SKEP_REASON_TO_STACK, rule);
 	if (to->flags & ADDRESS_NO_REDIRECT) {
 		skb->mark |= SKEP_MARK_JUDGED;
@@ -153,7 +155,7 @@ static __always_inline int to_destination(struct __sk_buff *skb, const struct pa
 		eth[2] = to->macs[2];
 	}
 	finish(skb, SKEP_REASON_TO_LOCAL, rule);
-	return bpf_redirect_peer(to->ifindex, 0);
+	return bpf_redirect_peer(ifindex, 0);
 }
 
 static __always_inline enum reason spoof_check(struct __sk_buff *skb, const struct packet *p, const struct addr *src,
@@ -191,12 +193,12 @@ static __always_inline enum reason frame_source(struct __sk_buff *skb, struct ad
 static __always_inline enum reason pod_by_another_way(struct __sk_buff *skb, const struct packet *p)
 {
 	struct addr src = p->src;
-	struct address *known;
+	__u32 ifindex;
 
 	if (p->flags & PACKET_ICMP_ERROR && frame_source(skb, &src))
 		return SKEP_REASON_MALFORMED;
-	known = address_of(&src);
-	if (!known || !known->ifindex || known->ifindex == skb->ingress_ifindex)
+	ifindex = ifindex_of(address_of(&src));
+	if (!ifindex || ifindex == skb->ingress_ifindex)
 		return SKEP_REASON_NONE;
 	return p->ethertype == bpf_htons(ETH_P_IP) ? SKEP_REASON_SPOOFED_IPV4 : SKEP_REASON_SPOOFED_IPV6;
 }
@@ -210,12 +212,14 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 	struct address *known;
 	struct ct_key key;
 	enum reason reason;
+	__u32 ifindex;
 	verdict v;
 
 	reason = find_flow(p, &key, &src_is_a, &entry, &t);
 	if (reason)
 		return finish(skb, reason, 0);
 	known = address_of(&p->dst);
+	ifindex = ifindex_of(known);
 	forward = entry && ct_from_initiator(entry, src_is_a);
 	if (entry && flow_explains(entry, p, forward)) {
 		if (!(p->flags & PACKET_ICMP_ERROR) && tuple_conflict(entry, p, &t, forward))
@@ -229,7 +233,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 				return finish(skb, reason, 0);
 		}
 	} else {
-		to = endpoint_of(known, &missing);
+		to = endpoint_at(ifindex, &missing);
 		if (missing)
 			return finish(skb, SKEP_REASON_NO_ENDPOINT, 0);
 		v = flow_new(&key, p, ep, known, to,
@@ -241,7 +245,7 @@ static __always_inline int from_pod(struct __sk_buff *skb, const struct endpoint
 		return finish(skb, SKEP_REASON_CT_FULL, 0);
 	if (p->flags & PACKET_TRANSLATED && rewrite_dst(skb, p))
 		return finish(skb, SKEP_REASON_REWRITE, 0);
-	return to_destination(skb, p, known, verdict_rule(v));
+	return to_destination(skb, p, known, ifindex, verdict_rule(v));
 }
 
 static __always_inline int handle_from_pod(struct __sk_buff *skb)

@@ -25,18 +25,29 @@ static __always_inline __u32 policy_flips(void)
 	return state ? *(volatile __u32 *)&state->flips : FLIPS_UNKNOWN;
 }
 
-/* The pod of this node that has an address; NULL for everybody else. *missing says that there is one, but no endpoint. */
-static __always_inline struct endpoint *endpoint_of(const struct address *known, bool *missing)
+/* The host-side device of the pod of this node that has an address, 0 when none has. It may change at any time: whoever goes by it twice
+ * reads it once. */
+static __always_inline __u32 ifindex_of(const struct address *known)
+{
+	return known ? *(const volatile __u32 *)&known->ifindex : 0;
+}
+
+/* The pod of this node that has a device; NULL without one. *missing says that there is a device, but no endpoint. */
+static __always_inline struct endpoint *endpoint_at(__u32 ifindex, bool *missing)
 {
 	struct endpoint *ep;
-	__u32 ifindex;
 
-	if (!known || !known->ifindex)
+	if (!ifindex)
 		return NULL;
-	ifindex = known->ifindex;
 	ep = bpf_map_lookup_elem(&skep_endpoint, &ifindex);
 	*missing |= !ep;
 	return ep;
+}
+
+/* The pod of this node that has an address. */
+static __always_inline struct endpoint *endpoint_of(const struct address *known, bool *missing)
+{
+	return endpoint_at(ifindex_of(known), missing);
 }
 
 /* What policy judges a packet's ports by: the protocol and a port of the responder's. */
@@ -162,9 +173,33 @@ static __always_inline __u32 differs_flag(enum direction direction)
 	return direction == SKEP_EGRESS ? CT_WOULD_DIFFER_EGRESS : CT_WOULD_DIFFER_INGRESS;
 }
 
-/* What a pod of this node says about a connection with peers of a class, noted in out. before is the flow's entry when it is judged
+/* A set, and the class of a peer that it judges, as one scalar. */
+typedef __u64 judged_peer;
+
+static __always_inline judged_peer judged_peer_of(__u32 set, __u32 class)
+{
+	return (__u64)set << 32 | class;
+}
+
+static __always_inline __u32 judged_by(judged_peer peer)
+{
+	return peer >> 32;
+}
+
+static __always_inline __u32 judged_class(judged_peer peer)
+{
+	return (__u32)peer;
+}
+
+/* The number of a pod's set. It may change at any time. */
+static __always_inline __u32 set_of(const struct endpoint *ep, enum direction direction)
+{
+	return direction == SKEP_EGRESS ? *(const volatile __u32 *)&ep->egress_set : *(const volatile __u32 *)&ep->ingress_set;
+}
+
+/* What a pod of this node says about a connection with a peer, noted in out. before is the flow's entry when it is judged
  * again, reply says that the packet in hand is the responder's. */
-static __always_inline verdict judge_side(const struct endpoint *ep, enum direction direction, __u32 class, __u32 service,
+static __always_inline verdict judge_side(const struct endpoint *ep, enum direction direction, judged_peer peer, __u32 service,
 					  const struct ct_entry *before, bool reply, struct ct_entry *out)
 {
 	struct ct_side *side = &out->sides[direction];
@@ -174,7 +209,7 @@ static __always_inline verdict judge_side(const struct endpoint *ep, enum direct
 
 	if (!(ep->flags & ENDPOINT_POLICY))
 		return verdict_of(SKEP_REASON_NO_POLICY, 0);
-	d = skep_judge(direction == SKEP_EGRESS ? ep->egress_set : ep->ingress_set, class, service);
+	d = skep_judge(judged_by(peer), judged_class(peer), service);
 	if (d & DECISION_ERROR)
 		return verdict_of((__u32)d, 0);
 	rule = rule_at(decision_rule(d, VIEW_ENFORCED));
@@ -198,26 +233,75 @@ static __always_inline verdict judge_side(const struct endpoint *ep, enum direct
 	return verdict_of(direction == SKEP_EGRESS ? SKEP_REASON_POLICY_EGRESS : SKEP_REASON_POLICY_INGRESS, rule->id);
 }
 
-/*
- * The class of an initiator, after the responder was looked up. A new set must not meet an old class. What the initiator's endpoint
- * says was read before the responder's set, so it holds only when no policy has begun to take over since before that.
- */
-static __always_inline __u32 initiator_class(const struct endpoint *from, const struct addr *addr, __u32 flips)
+/* Whether no policy has begun to take over since before flips was read. */
+static __always_inline bool policy_stands(__u32 flips)
 {
-	if (from && !(flips & 1) && flips == policy_flips()) {
-		if (addr_is4(addr)) {
-			if (from->flags & ENDPOINT_CLASS4)
-				return from->class4;
-		} else if (from->flags & ENDPOINT_CLASS6) {
-			return from->class6;
-		}
-	}
-	return class_of(address_of(addr), addr);
+	return !(flips & 1) && flips == policy_flips();
 }
 
-/* Judges a connection by each check that is owed (without endpoint none is): the first denial, egress before ingress. known is the
- * responder's entry if it was looked up after from, flips are those from before from was, before and reply as judge_side has them. What
- * was found goes into out, which is zeroed. */
+/* The class of an address by what is said of it now. */
+__noinline __u32 skep_class_now(__u64 hi, __u64 lo)
+{
+	struct addr addr;
+
+	addr_set(&addr, hi, lo);
+	return class_of(address_of(&addr), &addr);
+}
+
+/*
+ * What judges a pod's peer, read while a policy may be taking over. The peer passes from the class that it had, by one that old sets and
+ * new ones know, to the one that it will have, and between the two the pod goes from its old set to its new one. So a class that is
+ * looked up between two looks at one and the same set is one that this set knows. When the set has changed meanwhile, what is looked
+ * up after it is what the new one knows.
+ */
+static __always_inline judged_peer judged_now(const struct endpoint *ep, enum direction direction, const struct addr *peer)
+{
+	__u64 hi = addr_hi(peer), lo = addr_lo(peer);
+	__u32 set = set_of(ep, direction), class = skep_class_now(hi, lo), again = set_of(ep, direction);
+
+	if (again != set)
+		class = skep_class_now(hi, lo);
+	return judged_peer_of(again, class);
+}
+
+/* What judges the responder as the peer of a pod. known is its entry if it was looked up after flips was read. */
+static __always_inline judged_peer egress_of(const struct endpoint *from, const struct address *known, const struct addr *responder,
+					     __u32 flips)
+{
+	if (known) {
+		__u32 set = set_of(from, SKEP_EGRESS), class = class_of(known, responder);
+
+		if (policy_stands(flips))
+			return judged_peer_of(set, class);
+	}
+	return judged_now(from, SKEP_EGRESS, responder);
+}
+
+static __always_inline __u32 own_class(const volatile struct endpoint *from, bool is4)
+{
+	if (is4)
+		return from->class4;
+	return from->class6;
+}
+
+/* What judges the initiator as the peer of a pod. from is its endpoint if it is a pod of this node, looked up after flips was read. */
+static __always_inline judged_peer ingress_of(const struct endpoint *to, const struct endpoint *from, const struct addr *initiator,
+					      __u32 flips)
+{
+	bool is4 = addr_is4(initiator);
+
+	if (from && from->flags & (is4 ? ENDPOINT_CLASS4 : ENDPOINT_CLASS6)) {
+		__u32 set = set_of(to, SKEP_INGRESS), class = own_class(from, is4);
+
+		if (policy_stands(flips))
+			return judged_peer_of(set, class);
+	}
+	return judged_now(to, SKEP_INGRESS, initiator);
+}
+
+/* Judges a connection by each check that is owed (without endpoint none is): the first denial, egress before ingress. flips are those from
+ * before from was looked up, known is the responder's entry if it was looked up after that, before and reply as judge_side has them.
+ * What was found goes into out, which is zeroed. */
 static __always_inline verdict judge(const struct addr *initiator, const struct endpoint *from, __u32 flips,
 				     const struct addr *responder, const struct address *known,
 				     const struct endpoint *to, __u32 service, const struct ct_entry *before, bool reply,
@@ -229,13 +313,12 @@ static __always_inline verdict judge(const struct addr *initiator, const struct 
 	out->generation = policy_generation();
 	barrier();
 	if (from) {
-		v = judge_side(from, SKEP_EGRESS, class_of(known ? known : address_of(responder), responder), service, before,
-			       reply, out);
+		v = judge_side(from, SKEP_EGRESS, egress_of(from, known, responder, flips), service, before, reply, out);
 		if (verdict_reason(v))
 			return v;
 	}
 	if (to)
-		v = judge_side(to, SKEP_INGRESS, initiator_class(from, initiator, flips), service, before, reply, out);
+		v = judge_side(to, SKEP_INGRESS, ingress_of(to, from, initiator, flips), service, before, reply, out);
 	return v;
 }
 

@@ -149,8 +149,11 @@ __noinline __u32 skep_class_by_prefix(__u64 hi, __u64 lo)
 /* The class of an address, local to this node. known is its entry, if it has one. */
 static __always_inline __u32 class_of(const struct address *known, const struct addr *addr)
 {
-	if (known && known->flags & ADDRESS_CLASS)
-		return known->class;
+	/* Class and flags by one load, as they are stored. */
+	__u64 both = known ? *(const volatile __u64 *)&known->class : 0;
+
+	if (both >> 32 & ADDRESS_CLASS)
+		return (__u32)both;
 	return skep_class_by_prefix(addr_hi(addr), addr_lo(addr));
 }
 
@@ -266,8 +269,7 @@ __noinline __u64 skep_decide(__u32 id, __u64 peer_row, __u64 port_row, __u32 vie
 
 /*
  * What a set says about peers of a class, in both views by the same look-ups. service is protocol << 16 | port in host order. Nothing is
- * counted. The caller has read the set's number before the class: user space flips classes first, so a new set never meets an old
- * class.
+ * counted. Set and class belong together, see judged_peer.
  */
 __noinline __u64 skep_judge(__u32 id, __u32 class, __u32 service)
 {

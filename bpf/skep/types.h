@@ -35,10 +35,11 @@ enum endpoint_flag {
 	ENDPOINT_CLASS6 = 4,
 };
 
-/* A local pod, keyed by its host-side ifindex. Policy changes for a pod by one update of this entry. */
+/* A local pod, keyed by its host-side ifindex. Policy changes for a pod by one store into this entry. */
 struct endpoint {
 	struct addr addr4; /* zero when the pod has no IPv4 address */
 	struct addr addr6; /* zero when the pod has no IPv6 address */
+	/* From here to class6 user space changes the entry in place: the sets by one store, flags and class4 by another. */
 	__u32 ingress_set;
 	__u32 egress_set;
 	__u32 flags; /* enum endpoint_flag */
@@ -71,14 +72,32 @@ enum address_flag {
 	ADDRESS_NO_REDIRECT = 2,
 };
 
-/* What is known of an address: its class, and the way to it if a pod of this node has it. */
+/* What is known of an address: its class, and the way to it if a pod of this node has it. User space changes it in place: class and
+ * flags by one store, and the ifindex after the rest of the way is written. */
 struct address {
 	__u32 class; /* among the policy's */
-	__u32 ifindex; /* host-side device; 0 when no pod of this node has the address */
 	__u32 flags; /* enum address_flag */
+	__u32 ifindex; /* host-side device; 0 when no pod of this node has the address */
 	__u32 macs[2 * SKEP_MAC_LEN / 4]; /* as a frame to the pod begins: its hardware address, then the host-side device's */
 };
 _Static_assert(sizeof(struct address) == 24, "address");
+
+/* Requests to change an entry in place. */
+struct address_change {
+	struct addr addr;
+	struct address to;
+};
+_Static_assert(sizeof(struct address_change) == 40, "address_change");
+
+struct endpoint_change {
+	__u32 ifindex;
+	__u32 ingress_set; /* from here on as in struct endpoint */
+	__u32 egress_set;
+	__u32 flags;
+	__u32 class4;
+	__u32 class6;
+};
+_Static_assert(sizeof(struct endpoint_change) == 24, "endpoint_change");
 
 enum node_flag {
 	NODE_SELF = 1,

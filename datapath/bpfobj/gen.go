@@ -9,5 +9,6 @@ package bpfobj
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem host -no-global-types Host ../../bpf/tc_host.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem sock -no-global-types Sock ../../bpf/cgroup_sock.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem expire -no-global-types Expire ../../bpf/ct_expire.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem write -no-global-types Write ../../bpf/write.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem check -no-global-types Check ../../bpf/tc_check.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -go-package bpfobj -output-stem bench -no-global-types Bench ../../bpf/bench.c -- -O2 -g -mcpu=v3 -Wall -Werror -I../../bpf -I../../bpf/include

@@ -29,9 +29,24 @@ type SkepAddr struct {
 type SkepAddress struct {
 	_       structs.HostLayout
 	Class   uint32
-	Ifindex uint32
 	Flags   uint32
+	Ifindex uint32
 	Macs    [3]uint32
+}
+
+type SkepAddressChange struct {
+	_    structs.HostLayout
+	Addr struct {
+		_ structs.HostLayout
+		W [4]uint32
+	}
+	To struct {
+		_       structs.HostLayout
+		Class   uint32
+		Flags   uint32
+		Ifindex uint32
+		Macs    [3]uint32
+	}
 }
 
 type SkepAddressFlag uint32
@@ -218,6 +233,16 @@ type SkepEndpoint struct {
 	Class6     uint32
 	Mac        [6]uint8
 	HostMac    [6]uint8
+}
+
+type SkepEndpointChange struct {
+	_          structs.HostLayout
+	Ifindex    uint32
+	IngressSet uint32
+	EgressSet  uint32
+	Flags      uint32
+	Class4     uint32
+	Class6     uint32
 }
 
 type SkepEndpointFlag uint32
@@ -495,50 +520,52 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SkepMapSkepAddr             = "skep_addr"
-	SkepMapSkepAffinity         = "skep_affinity"
-	SkepMapSkepBackend          = "skep_backend"
-	SkepMapSkepBlock            = "skep_block"
-	SkepMapSkepCidr             = "skep_cidr"
-	SkepMapSkepCt               = "skep_ct"
-	SkepMapSkepCtFirst          = "skep_ct_first"
-	SkepMapSkepEndpoint         = "skep_endpoint"
-	SkepMapSkepEpName           = "skep_ep_name"
-	SkepMapSkepEvents           = "skep_events"
-	SkepMapSkepEventsLost       = "skep_events_lost"
-	SkepMapSkepFrag             = "skep_frag"
-	SkepMapSkepMetric           = "skep_metric"
-	SkepMapSkepNode             = "skep_node"
-	SkepMapSkepOrigin           = "skep_origin"
-	SkepMapSkepPacket           = "skep_packet"
-	SkepMapSkepPeer             = "skep_peer"
-	SkepMapSkepPort             = "skep_port"
-	SkepMapSkepPortIndex        = "skep_port_index"
-	SkepMapSkepRule             = "skep_rule"
-	SkepMapSkepRuleCount        = "skep_rule_count"
-	SkepMapSkepRuleSlot         = "skep_rule_slot"
-	SkepMapSkepScratch          = "skep_scratch"
-	SkepMapSkepService          = "skep_service"
-	SkepMapSkepSet              = "skep_set"
-	SkepMapSkepState            = "skep_state"
-	SkepVarSkepEnumAction       = "skep_enum_action"
-	SkepVarSkepEnumAddressFlag  = "skep_enum_address_flag"
-	SkepVarSkepEnumCheckFlag    = "skep_enum_check_flag"
-	SkepVarSkepEnumCtFlag       = "skep_enum_ct_flag"
-	SkepVarSkepEnumCtTcp        = "skep_enum_ct_tcp"
-	SkepVarSkepEnumDirection    = "skep_enum_direction"
-	SkepVarSkepEnumEndpointFlag = "skep_enum_endpoint_flag"
-	SkepVarSkepEnumEventType    = "skep_enum_event_type"
-	SkepVarSkepEnumNodeFlag     = "skep_enum_node_flag"
-	SkepVarSkepEnumReason       = "skep_enum_reason"
-	SkepVarSkepEnumRuleFlag     = "skep_enum_rule_flag"
-	SkepVarSkepEnumSetFlag      = "skep_enum_set_flag"
-	SkepVarSkepEnumStateFlag    = "skep_enum_state_flag"
-	SkepVarSkepEnumView         = "skep_enum_view"
-	SkepVarSkepStructCheck      = "skep_struct_check"
-	SkepVarSkepStructCheckSide  = "skep_struct_check_side"
-	SkepVarSkepStructCtExpire   = "skep_struct_ct_expire"
-	SkepVarSkepStructEvent      = "skep_struct_event"
+	SkepMapSkepAddr                 = "skep_addr"
+	SkepMapSkepAffinity             = "skep_affinity"
+	SkepMapSkepBackend              = "skep_backend"
+	SkepMapSkepBlock                = "skep_block"
+	SkepMapSkepCidr                 = "skep_cidr"
+	SkepMapSkepCt                   = "skep_ct"
+	SkepMapSkepCtFirst              = "skep_ct_first"
+	SkepMapSkepEndpoint             = "skep_endpoint"
+	SkepMapSkepEpName               = "skep_ep_name"
+	SkepMapSkepEvents               = "skep_events"
+	SkepMapSkepEventsLost           = "skep_events_lost"
+	SkepMapSkepFrag                 = "skep_frag"
+	SkepMapSkepMetric               = "skep_metric"
+	SkepMapSkepNode                 = "skep_node"
+	SkepMapSkepOrigin               = "skep_origin"
+	SkepMapSkepPacket               = "skep_packet"
+	SkepMapSkepPeer                 = "skep_peer"
+	SkepMapSkepPort                 = "skep_port"
+	SkepMapSkepPortIndex            = "skep_port_index"
+	SkepMapSkepRule                 = "skep_rule"
+	SkepMapSkepRuleCount            = "skep_rule_count"
+	SkepMapSkepRuleSlot             = "skep_rule_slot"
+	SkepMapSkepScratch              = "skep_scratch"
+	SkepMapSkepService              = "skep_service"
+	SkepMapSkepSet                  = "skep_set"
+	SkepMapSkepState                = "skep_state"
+	SkepVarSkepEnumAction           = "skep_enum_action"
+	SkepVarSkepEnumAddressFlag      = "skep_enum_address_flag"
+	SkepVarSkepEnumCheckFlag        = "skep_enum_check_flag"
+	SkepVarSkepEnumCtFlag           = "skep_enum_ct_flag"
+	SkepVarSkepEnumCtTcp            = "skep_enum_ct_tcp"
+	SkepVarSkepEnumDirection        = "skep_enum_direction"
+	SkepVarSkepEnumEndpointFlag     = "skep_enum_endpoint_flag"
+	SkepVarSkepEnumEventType        = "skep_enum_event_type"
+	SkepVarSkepEnumNodeFlag         = "skep_enum_node_flag"
+	SkepVarSkepEnumReason           = "skep_enum_reason"
+	SkepVarSkepEnumRuleFlag         = "skep_enum_rule_flag"
+	SkepVarSkepEnumSetFlag          = "skep_enum_set_flag"
+	SkepVarSkepEnumStateFlag        = "skep_enum_state_flag"
+	SkepVarSkepEnumView             = "skep_enum_view"
+	SkepVarSkepStructAddressChange  = "skep_struct_address_change"
+	SkepVarSkepStructCheck          = "skep_struct_check"
+	SkepVarSkepStructCheckSide      = "skep_struct_check_side"
+	SkepVarSkepStructCtExpire       = "skep_struct_ct_expire"
+	SkepVarSkepStructEndpointChange = "skep_struct_endpoint_change"
+	SkepVarSkepStructEvent          = "skep_struct_event"
 )
 
 // LoadSkep returns the embedded CollectionSpec for Skep.
@@ -621,24 +648,26 @@ type SkepMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SkepVariableSpecs struct {
-	SkepEnumAction       *ebpf.VariableSpec `ebpf:"skep_enum_action"`
-	SkepEnumAddressFlag  *ebpf.VariableSpec `ebpf:"skep_enum_address_flag"`
-	SkepEnumCheckFlag    *ebpf.VariableSpec `ebpf:"skep_enum_check_flag"`
-	SkepEnumCtFlag       *ebpf.VariableSpec `ebpf:"skep_enum_ct_flag"`
-	SkepEnumCtTcp        *ebpf.VariableSpec `ebpf:"skep_enum_ct_tcp"`
-	SkepEnumDirection    *ebpf.VariableSpec `ebpf:"skep_enum_direction"`
-	SkepEnumEndpointFlag *ebpf.VariableSpec `ebpf:"skep_enum_endpoint_flag"`
-	SkepEnumEventType    *ebpf.VariableSpec `ebpf:"skep_enum_event_type"`
-	SkepEnumNodeFlag     *ebpf.VariableSpec `ebpf:"skep_enum_node_flag"`
-	SkepEnumReason       *ebpf.VariableSpec `ebpf:"skep_enum_reason"`
-	SkepEnumRuleFlag     *ebpf.VariableSpec `ebpf:"skep_enum_rule_flag"`
-	SkepEnumSetFlag      *ebpf.VariableSpec `ebpf:"skep_enum_set_flag"`
-	SkepEnumStateFlag    *ebpf.VariableSpec `ebpf:"skep_enum_state_flag"`
-	SkepEnumView         *ebpf.VariableSpec `ebpf:"skep_enum_view"`
-	SkepStructCheck      *ebpf.VariableSpec `ebpf:"skep_struct_check"`
-	SkepStructCheckSide  *ebpf.VariableSpec `ebpf:"skep_struct_check_side"`
-	SkepStructCtExpire   *ebpf.VariableSpec `ebpf:"skep_struct_ct_expire"`
-	SkepStructEvent      *ebpf.VariableSpec `ebpf:"skep_struct_event"`
+	SkepEnumAction           *ebpf.VariableSpec `ebpf:"skep_enum_action"`
+	SkepEnumAddressFlag      *ebpf.VariableSpec `ebpf:"skep_enum_address_flag"`
+	SkepEnumCheckFlag        *ebpf.VariableSpec `ebpf:"skep_enum_check_flag"`
+	SkepEnumCtFlag           *ebpf.VariableSpec `ebpf:"skep_enum_ct_flag"`
+	SkepEnumCtTcp            *ebpf.VariableSpec `ebpf:"skep_enum_ct_tcp"`
+	SkepEnumDirection        *ebpf.VariableSpec `ebpf:"skep_enum_direction"`
+	SkepEnumEndpointFlag     *ebpf.VariableSpec `ebpf:"skep_enum_endpoint_flag"`
+	SkepEnumEventType        *ebpf.VariableSpec `ebpf:"skep_enum_event_type"`
+	SkepEnumNodeFlag         *ebpf.VariableSpec `ebpf:"skep_enum_node_flag"`
+	SkepEnumReason           *ebpf.VariableSpec `ebpf:"skep_enum_reason"`
+	SkepEnumRuleFlag         *ebpf.VariableSpec `ebpf:"skep_enum_rule_flag"`
+	SkepEnumSetFlag          *ebpf.VariableSpec `ebpf:"skep_enum_set_flag"`
+	SkepEnumStateFlag        *ebpf.VariableSpec `ebpf:"skep_enum_state_flag"`
+	SkepEnumView             *ebpf.VariableSpec `ebpf:"skep_enum_view"`
+	SkepStructAddressChange  *ebpf.VariableSpec `ebpf:"skep_struct_address_change"`
+	SkepStructCheck          *ebpf.VariableSpec `ebpf:"skep_struct_check"`
+	SkepStructCheckSide      *ebpf.VariableSpec `ebpf:"skep_struct_check_side"`
+	SkepStructCtExpire       *ebpf.VariableSpec `ebpf:"skep_struct_ct_expire"`
+	SkepStructEndpointChange *ebpf.VariableSpec `ebpf:"skep_struct_endpoint_change"`
+	SkepStructEvent          *ebpf.VariableSpec `ebpf:"skep_struct_event"`
 }
 
 // SkepObjects contains all objects after they have been loaded into the kernel.
@@ -724,24 +753,26 @@ func (m *SkepMaps) Close() error {
 //
 // It can be passed to LoadSkepObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SkepVariables struct {
-	SkepEnumAction       *ebpf.Variable `ebpf:"skep_enum_action"`
-	SkepEnumAddressFlag  *ebpf.Variable `ebpf:"skep_enum_address_flag"`
-	SkepEnumCheckFlag    *ebpf.Variable `ebpf:"skep_enum_check_flag"`
-	SkepEnumCtFlag       *ebpf.Variable `ebpf:"skep_enum_ct_flag"`
-	SkepEnumCtTcp        *ebpf.Variable `ebpf:"skep_enum_ct_tcp"`
-	SkepEnumDirection    *ebpf.Variable `ebpf:"skep_enum_direction"`
-	SkepEnumEndpointFlag *ebpf.Variable `ebpf:"skep_enum_endpoint_flag"`
-	SkepEnumEventType    *ebpf.Variable `ebpf:"skep_enum_event_type"`
-	SkepEnumNodeFlag     *ebpf.Variable `ebpf:"skep_enum_node_flag"`
-	SkepEnumReason       *ebpf.Variable `ebpf:"skep_enum_reason"`
-	SkepEnumRuleFlag     *ebpf.Variable `ebpf:"skep_enum_rule_flag"`
-	SkepEnumSetFlag      *ebpf.Variable `ebpf:"skep_enum_set_flag"`
-	SkepEnumStateFlag    *ebpf.Variable `ebpf:"skep_enum_state_flag"`
-	SkepEnumView         *ebpf.Variable `ebpf:"skep_enum_view"`
-	SkepStructCheck      *ebpf.Variable `ebpf:"skep_struct_check"`
-	SkepStructCheckSide  *ebpf.Variable `ebpf:"skep_struct_check_side"`
-	SkepStructCtExpire   *ebpf.Variable `ebpf:"skep_struct_ct_expire"`
-	SkepStructEvent      *ebpf.Variable `ebpf:"skep_struct_event"`
+	SkepEnumAction           *ebpf.Variable `ebpf:"skep_enum_action"`
+	SkepEnumAddressFlag      *ebpf.Variable `ebpf:"skep_enum_address_flag"`
+	SkepEnumCheckFlag        *ebpf.Variable `ebpf:"skep_enum_check_flag"`
+	SkepEnumCtFlag           *ebpf.Variable `ebpf:"skep_enum_ct_flag"`
+	SkepEnumCtTcp            *ebpf.Variable `ebpf:"skep_enum_ct_tcp"`
+	SkepEnumDirection        *ebpf.Variable `ebpf:"skep_enum_direction"`
+	SkepEnumEndpointFlag     *ebpf.Variable `ebpf:"skep_enum_endpoint_flag"`
+	SkepEnumEventType        *ebpf.Variable `ebpf:"skep_enum_event_type"`
+	SkepEnumNodeFlag         *ebpf.Variable `ebpf:"skep_enum_node_flag"`
+	SkepEnumReason           *ebpf.Variable `ebpf:"skep_enum_reason"`
+	SkepEnumRuleFlag         *ebpf.Variable `ebpf:"skep_enum_rule_flag"`
+	SkepEnumSetFlag          *ebpf.Variable `ebpf:"skep_enum_set_flag"`
+	SkepEnumStateFlag        *ebpf.Variable `ebpf:"skep_enum_state_flag"`
+	SkepEnumView             *ebpf.Variable `ebpf:"skep_enum_view"`
+	SkepStructAddressChange  *ebpf.Variable `ebpf:"skep_struct_address_change"`
+	SkepStructCheck          *ebpf.Variable `ebpf:"skep_struct_check"`
+	SkepStructCheckSide      *ebpf.Variable `ebpf:"skep_struct_check_side"`
+	SkepStructCtExpire       *ebpf.Variable `ebpf:"skep_struct_ct_expire"`
+	SkepStructEndpointChange *ebpf.Variable `ebpf:"skep_struct_endpoint_change"`
+	SkepStructEvent          *ebpf.Variable `ebpf:"skep_struct_event"`
 }
 
 // SkepPrograms contains all programs after they have been loaded into the kernel.

@@ -28,6 +28,9 @@ const (
 	ProgramUplink  = "skep_tc_host_in"
 	ProgramExpire  = "skep_ct_expire"
 	ProgramCheck   = "skep_tc_check"
+	// Programs that change entries in place.
+	ProgramWriteAddress  = "skep_write_address"
+	ProgramWriteEndpoint = "skep_write_endpoint"
 )
 
 // SocketPrograms are the socket-level programs and where in a cgroup they go.
@@ -93,6 +96,8 @@ func Load(options Options) (*Objects, error) {
 	if err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
+	o.Maps.ChangeAddress = bpfmap.AddressChanger(o.Programs[ProgramWriteAddress])
+	o.Maps.ChangeEndpoint = bpfmap.EndpointChanger(o.Programs[ProgramWriteEndpoint])
 	return o, nil
 }
 
@@ -103,6 +108,7 @@ var collections = map[string]func() (*ebpf.CollectionSpec, error){
 	"cgroup_sock": bpfobj.LoadSock,
 	"ct_expire":   bpfobj.LoadExpire,
 	"tc_check":    bpfobj.LoadCheck,
+	"write":       bpfobj.LoadWrite,
 }
 
 func (o *Objects) loadPrograms(options Options, loaded map[string]*ebpf.Map) error {

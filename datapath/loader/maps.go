@@ -17,7 +17,7 @@ import (
 
 // LayoutVersion is part of every pin's name. It changes when a key or value in bpf/skep/types.h changes its meaning, so that an
 // old agent and a new one never misread each other's maps.
-const LayoutVersion = 3
+const LayoutVersion = 4
 
 // ErrLayout is returned when the pins are those of another version of skep. What is pinned stays in force untouched.
 var ErrLayout = errors.New("made by another version of skep with other maps: run that version, or stop the node's pods and remove the directory")

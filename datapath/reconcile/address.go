@@ -31,7 +31,7 @@ func (n *Node) adoptOwners() error {
 		addr := bpfmap.Addr(key)
 		if ep, known := byIndex[entry.Ifindex]; known && slices.Contains(ep.Addrs, addr) {
 			n.owners[addr] = ep
-		} else if err := n.writeAddress(addr); err != nil {
+		} else if err := n.writeAddress(addr, true); err != nil {
 			return err
 		}
 	}
@@ -51,13 +51,14 @@ func (n *Node) setClass(addr netip.Addr, class *uint32) error {
 // setFact changes one of the two facts about an address and writes the entry; what could not be written has not changed.
 func setFact[V any](n *Node, facts map[netip.Addr]V, addr netip.Addr, fact *V) error {
 	addr = addr.Unmap()
+	_, there := n.addressEntry(addr)
 	before, had := facts[addr]
 	if fact != nil {
 		facts[addr] = *fact
 	} else {
 		delete(facts, addr)
 	}
-	err := n.writeAddress(addr)
+	err := n.writeAddress(addr, there)
 	switch {
 	case err == nil:
 	case had:
@@ -68,13 +69,59 @@ func setFact[V any](n *Node, facts map[netip.Addr]V, addr netip.Addr, fact *V) e
 	return err
 }
 
-// writeAddress makes an address's entry say what is known of it, in one write.
-func (n *Node) writeAddress(addr netip.Addr) error {
+// writeAddress makes an address's entry say what is known of it. there says that it has one.
+func (n *Node) writeAddress(addr netip.Addr, there bool) error {
 	entry, known := n.addressEntry(addr)
-	if !known {
-		return n.maps.Address.Remove(bpfmap.AddrOf(addr))
+	key := bpfmap.AddrOf(addr)
+	switch {
+	case !known:
+		return n.addressMap.remove(key)
+	case there:
+		return n.addressMap.changeAll([]bpfobj.SkepAddr{key}, []bpfobj.SkepAddress{entry})
+	default:
+		return n.addressMap.insert(key, entry)
 	}
-	return n.maps.Address.Put(bpfmap.AddrOf(addr), entry)
+}
+
+// placement is an address and its class.
+type placement struct {
+	addr  netip.Addr
+	class uint32
+}
+
+// setClasses puts addresses into classes.
+func (n *Node) setClasses(all []placement) error {
+	var there []placement
+	for _, at := range all {
+		if _, ok := n.addressEntry(at.addr); ok {
+			there = append(there, at)
+		} else if err := n.setClass(at.addr, &at.class); err != nil {
+			return err
+		}
+	}
+	for some := range slices.Chunk(there, bpfmap.ChangeBatch) {
+		if err := n.changeClasses(some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeClasses does so with addresses that have entries, by one call.
+func (n *Node) changeClasses(some []placement) error {
+	var keys []bpfobj.SkepAddr
+	var entries []bpfobj.SkepAddress
+	for _, at := range some {
+		entry, _ := n.addressEntry(at.addr)
+		keys, entries = append(keys, bpfmap.AddrOf(at.addr)), append(entries, bpfmap.WithClass(entry, at.class))
+	}
+	if err := n.addressMap.changeAll(keys, entries); err != nil {
+		return err
+	}
+	for _, at := range some {
+		n.policy.addresses[at.addr] = at.class
+	}
+	return nil
 }
 
 // addressEntry is what is known of an address; false when nothing is.

@@ -5,6 +5,7 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,14 +19,22 @@ func (p *policy) tidy() error {
 	if c == nil {
 		return nil
 	}
-	if p.node.clock.Now().Sub(p.flipped) < grace {
-		awaitPrograms(p.node.clock)
-	}
+	p.node.await(p.flipped)
 	p.uncollected = nil
 	if err := p.collect(c); err != nil {
 		return fmt.Errorf("remove what the last policy left: %w", err)
 	}
 	return nil
+}
+
+// await returns when every program that ran at a time has ended.
+func (n *Node) await(then time.Time) {
+	now := n.clock.Now()
+	if now.Sub(then) >= grace || n.settled.After(then) {
+		return
+	}
+	awaitPrograms(n.clock)
+	n.settled = now
 }
 
 // awaitPrograms returns when every program that runs now has ended. The kernel's global memory barrier is an RCU grace period, and

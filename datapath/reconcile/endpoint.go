@@ -142,7 +142,7 @@ func (n *Node) writeEndpoint(ep datapath.Endpoint) error {
 		}
 	}
 	delete(n.written, ifindex)
-	if err := n.maps.Endpoint.Put(ifindex, entry); err != nil {
+	if err := n.endpointMap.set(ifindex, entry); err != nil {
 		return err
 	}
 	n.written[ifindex] = entry
@@ -197,7 +197,7 @@ func (n *Node) forget(ep datapath.Endpoint, addrs []netip.Addr, whole bool) erro
 	if whole {
 		ifindex := uint32(ep.Ifindex)
 		delete(n.written, ifindex)
-		if err := errors.Join(n.maps.Endpoint.Remove(ifindex), n.maps.EndpointName.Remove(ifindex)); err != nil {
+		if err := errors.Join(n.endpointMap.remove(ifindex), n.maps.EndpointName.Remove(ifindex)); err != nil {
 			return err
 		}
 	}

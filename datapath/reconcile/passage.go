@@ -233,10 +233,8 @@ func copyPeer(w *peerWrites, rows *[]heldRow, s *liveSet, from, to uint32) {
 // pass puts everything that moves where it passes through, and arrive where it goes. What an address has at any moment is what it
 // had before or what it will have: a prefix is written after the longer ones in it, and removed before them.
 func (p *policy) pass(c *change) error {
-	for _, m := range c.moves {
-		if err := p.placeAddress(m.key, m.via); err != nil {
-			return err
-		}
+	if err := p.placeAddresses(c.moves, func(m move[netip.Addr]) (uint32, bool) { return m.via, true }); err != nil {
+		return err
 	}
 	for _, m := range c.prefixMoves {
 		if err := p.placePrefix(m.key, m.via); err != nil {
@@ -247,13 +245,8 @@ func (p *policy) pass(c *change) error {
 }
 
 func (p *policy) arrive(c *change) error {
-	for _, m := range c.moves {
-		if !m.stays {
-			continue
-		}
-		if err := p.placeAddress(m.key, m.to); err != nil {
-			return err
-		}
+	if err := p.placeAddresses(c.moves, func(m move[netip.Addr]) (uint32, bool) { return m.to, m.stays }); err != nil {
+		return err
 	}
 	if err := p.arrivePrefixes(c); err != nil {
 		return err
@@ -293,11 +286,17 @@ func (p *policy) arrivePrefixes(c *change) error {
 	return p.saveHasCIDR()
 }
 
-func (p *policy) placeAddress(addr netip.Addr, class uint32) error {
-	if before, ok := p.addresses[addr]; ok && before == class {
-		return nil
+// placeAddresses puts addresses into the classes that a function gives, or with false leaves them.
+func (p *policy) placeAddresses(moves []move[netip.Addr], to func(move[netip.Addr]) (uint32, bool)) error {
+	var changed []placement
+	for _, m := range moves {
+		class, wanted := to(m)
+		before, classified := p.addresses[m.key]
+		if wanted && !(classified && before == class) {
+			changed = append(changed, placement{m.key, class})
+		}
 	}
-	return p.node.setClass(addr, &class)
+	return p.node.setClasses(changed)
 }
 
 func (p *policy) placePrefix(prefix compile.Prefix, class uint32) error {

@@ -35,8 +35,13 @@ type Node struct {
 	bumped    time.Time
 	endpoints map[datapath.EndpointID]datapath.Endpoint
 	// written are the endpoints' entries as this process wrote them, by interface.
-	written  map[uint32]bpfobj.SkepEndpoint
-	owners   map[netip.Addr]datapath.Endpoint // by address; of two endpoints with one address the newer
+	written     map[uint32]bpfobj.SkepEndpoint
+	owners      map[netip.Addr]datapath.Endpoint // by address; of two endpoints with one address the newer
+	addressMap  *held[bpfobj.SkepAddr, bpfobj.SkepAddress]
+	endpointMap *held[uint32, bpfobj.SkepEndpoint]
+	// settled is a time: all programs that ran then have ended.
+	settled time.Time
+
 	policy   *policy
 	nodes    map[bpfobj.SkepAddr]uint32 // nil before the first are set
 	services map[datapath.Frontend]*liveService
@@ -51,6 +56,14 @@ func New(maps *bpfmap.Maps, clock Clock) (*Node, error) {
 		written:   map[uint32]bpfobj.SkepEndpoint{},
 		owners:    map[netip.Addr]datapath.Endpoint{},
 		services:  map[datapath.Frontend]*liveService{},
+	}
+	n.addressMap = &held[bpfobj.SkepAddr, bpfobj.SkepAddress]{
+		table: maps.Address, change: maps.ChangeAddress, await: n.await, now: clock.Now,
+		inPlace: func(_, _ bpfobj.SkepAddress) bool { return true },
+	}
+	n.endpointMap = &held[uint32, bpfobj.SkepEndpoint]{
+		table: maps.Endpoint, change: maps.ChangeEndpoint, await: n.await, now: clock.Now,
+		inPlace: bpfmap.SamePod,
 	}
 	var err error
 	if n.state, _, err = maps.State.Get(0); err != nil {

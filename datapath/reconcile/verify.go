@@ -103,6 +103,9 @@ type keyed[K, V comparable] struct {
 	keys   func() []K
 	wanted func(K) (V, bool)
 	lookup func(K) (V, bool, error)
+	// put and remove change an entry.
+	put    func(K, V) error
+	remove func(K) error
 
 	surplus []K
 }
@@ -110,8 +113,15 @@ type keyed[K, V comparable] struct {
 func checkKeyed[K, V comparable](table bpfmap.Table[K, V], policy bool, keys func() []K, wanted func(K) (V, bool)) *keyed[K, V] {
 	return &keyed[K, V]{
 		Repair: datapath.Repair{Map: table.Name, Policy: policy},
-		table:  table, begin: func() {}, keys: keys, wanted: wanted, lookup: table.Get,
+		table:  table, begin: func() {}, keys: keys, wanted: wanted, lookup: table.Get, put: table.Put, remove: table.Remove,
 	}
+}
+
+// checkHeld is the check of a map whose entries programs hold.
+func checkHeld[K, V comparable](h *held[K, V], keys func() []K, wanted func(K) (V, bool)) *keyed[K, V] {
+	c := checkKeyed(h.table, true, keys, wanted)
+	c.put, c.remove = h.set, h.remove
+	return c
 }
 
 func (c *keyed[K, V]) found() datapath.Repair { return c.Repair }
@@ -157,7 +167,7 @@ func (c *keyed[K, V]) settle(key K) error {
 	default:
 		c.Missing++
 	}
-	return c.table.Put(key, want)
+	return c.put(key, want)
 }
 
 func (c *keyed[K, V]) prune(v *verification) error {
@@ -166,7 +176,7 @@ func (c *keyed[K, V]) prune(v *verification) error {
 			return nil
 		}
 		c.Surplus++
-		return c.table.Remove(key)
+		return c.remove(key)
 	})
 }
 

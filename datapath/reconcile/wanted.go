@@ -40,7 +40,7 @@ func (n *Node) policyChecks() []check {
 		&whole{datapath.Repair{Map: n.maps.State.Name, Policy: true}},
 		p.cidrCheck(),
 		n.addressCheck(),
-		checkKeyed(n.maps.Endpoint, true, n.ifindexes, func(ifindex uint32) (bpfobj.SkepEndpoint, bool) {
+		checkHeld(n.endpointMap, n.ifindexes, func(ifindex uint32) (bpfobj.SkepEndpoint, bool) {
 			ep, ok := n.endpointAt(ifindex)
 			if !ok {
 				return bpfobj.SkepEndpoint{}, false
@@ -198,7 +198,7 @@ func (p *policy) cidrCheck() check {
 }
 
 func (n *Node) addressCheck() check {
-	return checkKeyed(n.maps.Address, true, func() []bpfobj.SkepAddr {
+	return checkHeld(n.addressMap, func() []bpfobj.SkepAddr {
 		keys := make([]bpfobj.SkepAddr, 0, len(n.policy.addresses))
 		for addr := range n.policy.addresses {
 			keys = append(keys, bpfmap.AddrOf(addr))

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"skep.dev/skep/datapath"
+	"skep.dev/skep/datapath/bpfmap"
+	"skep.dev/skep/datapath/loader"
+	"skep.dev/skep/datapath/progtest"
+)
+
+// crowd is a world of local and remote pods. Its policies take turns: each lets the local pods reach each other and nobody else, by labels,
+// sets and classes that the other one does not have.
+type crowd struct{ local, remote int }
+
+func (c crowd) addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, 0, byte(i + 1)}) }
+
+func (c crowd) id(i int) datapath.EndpointID { return datapath.EndpointID(fmt.Sprint("pod-", i)) }
+
+// enter adds the local pods. Their devices are numbered from 1, so the first one sends what programs are run on without saying from where.
+func (c crowd) enter(t *testing.T, h *progtest.Harness) {
+	for i := range c.local {
+		must(t, h.Node.SetEndpoint(datapath.Endpoint{
+			ID: c.id(i), Namespace: "test", Name: string(c.id(i)), Ifindex: 1 + i, IfName: "test", Addrs: []netip.Addr{c.addr(i)},
+			MAC: progtest.MAC, HostMAC: progtest.HostMAC,
+		}))
+	}
+}
+
+func (c crowd) policy(turn int) *datapath.PolicyState {
+	turn %= 2
+	friends, others := datapath.AtomID(fmt.Sprint("friend-", turn)), datapath.AtomID(fmt.Sprint("other-", turn))
+	p := &datapath.PolicyState{
+		Sets: map[datapath.SetID]datapath.PolicySet{}, Endpoints: map[datapath.EndpointID]datapath.EndpointPolicy{},
+	}
+	atoms := map[netip.Addr][]datapath.AtomID{}
+	for i := range c.local + c.remote {
+		atoms[c.addr(i)] = []datapath.AtomID{others}
+		if i >= c.local {
+			continue
+		}
+		atoms[c.addr(i)] = []datapath.AtomID{friends}
+		set := datapath.PolicySet{ID: datapath.SetID(fmt.Sprint("set-", turn, "-", i)), Default: datapath.Deny, Rules: []datapath.Rule{
+			{ID: datapath.RuleID(1 + i), Peers: []datapath.AtomID{friends}, AnyPort: true},
+			{ID: datapath.RuleID(1 + i), Action: datapath.Deny, Peers: []datapath.AtomID{others}, Ports: tcpPorts(1, 2)},
+		}}
+		p.Sets[set.ID] = set
+		p.Endpoints[c.id(i)] = datapath.EndpointPolicy{Ingress: set.ID, Egress: set.ID}
+	}
+	// A set that stays tells the labels apart, so that nobody keeps a class.
+	p.Sets["stays"] = datapath.PolicySet{ID: "stays", Rules: []datapath.Rule{
+		{ID: 100, Peers: []datapath.AtomID{"friend-0"}, AnyPort: true}, {ID: 101, Peers: []datapath.AtomID{"other-0"}, AnyPort: true},
+	}}
+	p.Addresses, p.Groups = datapath.Grouped(atoms)
+	return p
+}
+
+// TestEntriesAreChangedWhereTheyAre looks at the order in which entries lie in buckets: one that replaces another comes first in its bucket.
+func TestEntriesAreChangedWhereTheyAre(t *testing.T) {
+	// As few buckets as there are entries, so that many share one.
+	h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{"skep_addr": 64, "skep_endpoint": 16} })
+	c := crowd{local: 12, remote: 48}
+	c.enter(t, h)
+	must(t, h.Load(c.policy(0)))
+	stranger := datapath.Endpoint{
+		ID: "stranger", Namespace: "test", Name: "stranger", Ifindex: 100, IfName: "test", MAC: progtest.MAC, HostMAC: progtest.HostMAC,
+		Addrs: []netip.Addr{c.addr(c.local)},
+	}
+	for _, change := range []struct {
+		name string
+		make func() error
+		// what says something else then
+		addresses, endpoints bool
+	}{
+		{"policies, and with them all classes and sets", func() error { return h.Load(c.policy(1)) }, true, true},
+		{"endpoints that are entered again", func() error { c.enter(t, h); return nil }, false, false},
+		{"an address with a class that gets a pod, and loses it", func() error {
+			before := order(t, h.Maps.Address)
+			must(t, h.Node.SetEndpoint(stranger))
+			before.same(t, h.Maps.Address, true)
+			return h.Node.DeleteEndpoint(stranger.ID)
+		}, false, false},
+	} {
+		t.Run(change.name, func(t *testing.T) {
+			addresses, endpoints := order(t, h.Maps.Address), order(t, h.Maps.Endpoint)
+			must(t, change.make())
+			addresses.same(t, h.Maps.Address, change.addresses)
+			endpoints.same(t, h.Maps.Endpoint, change.endpoints)
+		})
+	}
+}
+
+// ordered are the entries of a map as they lie in it.
+type ordered[K, V comparable] struct {
+	keys   []K
+	values []V
+}
+
+func order[K, V comparable](t *testing.T, table bpfmap.Table[K, V]) ordered[K, V] {
+	t.Helper()
+	keys, values, err := table.Read(-1)
+	must(t, err)
+	return ordered[K, V]{keys, values}
+}
+
+// same demands that the entries lie as they lay, and say something else or not.
+func (o ordered[K, V]) same(t *testing.T, table bpfmap.Table[K, V], changed bool) {
+	t.Helper()
+	now := order(t, table)
+	if !slices.Equal(now.keys, o.keys) {
+		t.Errorf("entries of %s were replaced: they lay as\n%v\nand lie as\n%v", table.Name, o.keys, now.keys)
+	}
+	if slices.Equal(now.values, o.values) == changed {
+		t.Errorf("%s says %v, and said %v", table.Name, now.values, o.values)
+	}
+}
+
+// TestNobodyReadsTheEntryOfAnother has one processor change every entry in turn, while a program runs on another. Whoever takes the entry of
+// a remote pod for the receiver's sends the packet to the stack, or drops it as spoofed when it is the sender's.
+func TestNobodyReadsTheEntryOfAnother(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("it takes two processors")
+	}
+	h := progtest.New(t, func(o *loader.Options) { o.Bench = true })
+	c := crowd{local: 2, remote: 40}
+	c.enter(t, h)
+	must(t, h.Load(c.policy(0)))
+	const repeat = 5000
+	stop, sent := make(chan struct{}), make(chan int)
+	go func() {
+		defer close(sent)
+		runOn(t, 1)
+		frame := progtest.Packet{Src: c.addr(0), Dst: c.addr(1), Protocol: progtest.UDP, SrcPort: 1000, DstPort: 80}.Bytes()
+		for n := 0; ; n += repeat {
+			select {
+			case <-stop:
+				sent <- n
+				return
+			default:
+			}
+			if _, err := h.Time("skep_bench_first", frame, repeat); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	runOn(t, 0)
+	turn := 1
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); turn++ {
+		must(t, h.Load(c.policy(turn)))
+	}
+	close(stop)
+	t.Logf("%d packets during %d changes of policy", <-sent, turn)
+	verdicts, drops, err := bpfmap.Metrics(h.Maps.Metric)
+	must(t, err)
+	for _, name := range []string{"to_stack", "spoofed_ipv4", "no_endpoint"} {
+		if n := count(slices.Concat(verdicts, drops), name); n > 0 {
+			t.Errorf("%d packets: %s", n, name)
+		}
+	}
+}
+
+// runOn keeps the goroutine on one processor. Its thread ends with it.
+func runOn(t *testing.T, cpu int) {
+	t.Helper()
+	runtime.LockOSThread()
+	var on unix.CPUSet
+	on.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &on); err != nil {
+		t.Error(err)
+	}
+}
