@@ -82,6 +82,16 @@ func (n *Node) SetEndpoint(ep datapath.Endpoint) error {
 		return err
 	}
 	n.endpoints[ep.ID] = ep
+	if err := n.enter(ep, name); err != nil {
+		// One that is there in part would be in the way of all that comes.
+		delete(n.endpoints, ep.ID)
+		return errors.Join(err, n.forget(ep, ep.Addrs, true), n.forget(before, before.Addrs, true))
+	}
+	// Whoever sent to an address while it was nobody's has a flow that only its own egress policy has judged.
+	return n.purgeFlows(fresh)
+}
+
+func (n *Node) enter(ep datapath.Endpoint, name bpfobj.SkepEndpointName) error {
 	if err := errors.Join(n.writeEndpoint(ep), n.maps.EndpointName.Put(uint32(ep.Ifindex), name)); err != nil {
 		return err
 	}
@@ -90,8 +100,7 @@ func (n *Node) SetEndpoint(ep datapath.Endpoint) error {
 			return err
 		}
 	}
-	// Whoever sent to an address while it was nobody's has a flow that only its own egress policy has judged.
-	return n.purgeFlows(fresh)
+	return nil
 }
 
 func checkEndpoint(ep datapath.Endpoint) error {

@@ -57,10 +57,11 @@ func (t *Translator) applyPod(ch change, pod *corev1.Pod) {
 	t.takePod(pod)
 	before, _ := ch.before.(*corev1.Pod)
 	if before != nil && (ch.after == nil || before.UID != pod.UID) {
-		t.note(&t.pending.policy, t.cluster.DeletePod(before.UID))
+		t.withdrawPod(before.UID)
+		before = nil
 	}
 	if ch.after != nil {
-		t.note(&t.pending.policy, t.cluster.SetPod(pod))
+		t.proposePod(before, pod)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"skep.dev/skep/datapath"
@@ -20,7 +21,7 @@ import (
 )
 
 // The datapath takes the whole policy of a node or refuses it, and one policy that does not fit must not stop all others. So when it
-// refuses, the policies that have changed since it last took something go back to the versions that it took. If it takes those, the
+// refuses, the policies and pods that have changed since it last took something go back to the versions that it took. If it takes those, the
 // changes are to blame, and are tried again in halves until those are left that do not fit. They stay at their last good version, and
 // are tried again from time to time. If it takes not even those, nobody is to blame, and all wait together.
 //
@@ -56,19 +57,52 @@ type trials struct {
 	// taken says that the datapath has taken a policy of this run. Until then it goes by that of the run before, which is
 	// better than one that lacks something.
 	taken bool
+	pods  podTrials
 }
 
 func newTrials() *trials {
-	return &trials{policies: map[ledger.ID]*trial{}, fresh: map[ledger.ID]bool{}, held: map[ledger.ID]bool{}}
+	return &trials{policies: map[ledger.ID]*trial{}, fresh: map[ledger.ID]bool{}, held: map[ledger.ID]bool{}, pods: newPodTrials()}
 }
 
-// next is how long it takes until some policy is tried again; false when none is.
+// suspect is what a refusal may be due to: a pod if it names one, or else a policy.
+type suspect struct {
+	policy ledger.ID
+	pod    types.UID
+}
+
+// suspects lists what has changed. Pods come first, so that they take room before policies do: they are there, whatever is said of them.
+func (t *trials) suspects() []suspect {
+	var out []suspect
+	for _, uid := range slices.Sorted(maps.Keys(t.pods.fresh)) {
+		out = append(out, suspect{pod: uid})
+	}
+	return append(out, t.suspectPolicies()...)
+}
+
+func (t *trials) suspectPolicies() []suspect {
+	var out []suspect
+	for id := range t.fresh {
+		out = append(out, suspect{policy: id})
+	}
+	slices.SortFunc(out, func(a, b suspect) int {
+		return cmp.Or(cmp.Compare(a.policy.Namespace, b.policy.Namespace), cmp.Compare(a.policy.Name, b.policy.Name))
+	})
+	return out
+}
+
+// next is how long it takes until something is tried again; false when none is.
 func (t *trials) next(now time.Time) (time.Duration, bool) {
 	var first time.Time
-	for id := range t.held {
-		if at := t.policies[id].retry; !at.IsZero() && (first.IsZero() || at.Before(first)) {
+	earlier := func(at time.Time) {
+		if !at.IsZero() && (first.IsZero() || at.Before(first)) {
 			first = at
 		}
+	}
+	for id := range t.held {
+		earlier(t.policies[id].retry)
+	}
+	for uid := range t.pods.held {
+		earlier(t.pods.pods[uid].retry)
 	}
 	return max(first.Sub(now), 0), !first.IsZero()
 }
@@ -102,7 +136,7 @@ func (t *Translator) propose(policy metav1.Object, at time.Time) {
 		return
 	}
 	p.tries = 0
-	t.restore([]ledger.ID{id})
+	t.restorePolicy(id)
 }
 
 // withdraw takes in the end of a policy. What was refused may fit now.
@@ -115,9 +149,19 @@ func (t *Translator) withdraw(policy metav1.Object) {
 	}
 	delete(t.trials.policies, id)
 	t.cfg.Ledger.Gone(id)
+	t.retrySoon()
+}
+
+// retrySoon says that there may be room for what was refused.
+func (t *Translator) retrySoon() {
 	soon := time.Now().Add(firstTrial)
 	for id := range t.trials.held {
 		if p := t.trials.policies[id]; p.retry.After(soon) {
+			p.retry = soon
+		}
+	}
+	for uid := range t.trials.pods.held {
+		if p := t.trials.pods.pods[uid]; p.retry.After(soon) {
 			p.retry = soon
 		}
 	}
@@ -141,7 +185,12 @@ func (t *Translator) tryAgain(now time.Time) {
 			due = append(due, id)
 		}
 	}
-	t.restore(due)
+	for _, id := range due {
+		t.restorePolicy(id)
+	}
+	for _, uid := range t.trials.pods.duePods(now) {
+		t.restorePod(uid)
+	}
 }
 
 // settlePolicy hands the policy over, without what does not fit. Once begun it goes on when ctx ends: what is known of the last good
@@ -152,43 +201,45 @@ func (t *Translator) settlePolicy(ctx context.Context) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	// Too many rules in a set are found without asking the datapath.
-	_ = t.settle(ctx, t.fits) // what no policy is to blame for concerns some pods, and not the hand-over
-	hand := t.settle
-	if !t.trials.taken {
-		hand = func(ctx context.Context, try func(context.Context) error) error { return try(ctx) }
+	_ = t.settle(ctx, t.fits, t.trials.suspectPolicies()) // what no policy is to blame for concerns some pods, and not the hand-over
+	var suspects []suspect
+	if t.trials.taken {
+		suspects = t.trials.suspects()
 	}
-	err := hand(ctx, t.handOverPolicy)
+	err := t.settle(ctx, t.handOverPolicy, suspects)
 	t.cfg.Ledger.Stuck(faultOf(err))
+	t.tellHeldPods()
 	if err == nil {
 		t.keepGood()
 	}
 	return err
 }
 
-func (t *Translator) settle(ctx context.Context, try func(context.Context) error) error {
+func (t *Translator) settle(ctx context.Context, try func(context.Context) error, suspects []suspect) error {
 	err := try(ctx)
-	fresh := slices.SortedFunc(maps.Keys(t.trials.fresh), func(a, b ledger.ID) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
-	if err == nil || len(fresh) == 0 {
+	if err == nil || len(suspects) == 0 {
 		return err
 	}
-	t.revert(fresh)
+	t.revert(suspects)
 	if try(ctx) != nil {
-		t.restore(fresh)
+		t.restore(suspects)
 		return err
 	}
-	t.admit(ctx, fresh, try, err)
+	t.admit(ctx, suspects, try, err)
 	return try(ctx)
 }
 
-// admit restores those policies that can be, which are not all, and holds the others back.
-func (t *Translator) admit(ctx context.Context, policies []ledger.ID, try func(context.Context) error, why error) {
-	if len(policies) == 1 {
-		t.hold(policies[0], why)
+// admit restores those suspects that can be, which are not all, and holds the others back.
+func (t *Translator) admit(ctx context.Context, suspects []suspect, try func(context.Context) error, why error) {
+	if len(suspects) == 1 {
+		if s := suspects[0]; s.pod != "" {
+			t.holdPod(s.pod, why)
+		} else {
+			t.hold(s.policy, why)
+		}
 		return
 	}
-	for half := range slices.Chunk(policies, (len(policies)+1)/2) {
+	for half := range slices.Chunk(suspects, (len(suspects)+1)/2) {
 		t.restore(half)
 		if err := try(ctx); err != nil {
 			t.revert(half)
@@ -197,25 +248,40 @@ func (t *Translator) admit(ctx context.Context, policies []ledger.ID, try func(c
 	}
 }
 
-// restore gives the cluster the newest versions of policies.
-func (t *Translator) restore(policies []ledger.ID) {
-	for _, id := range policies {
-		t.forget(id)
-		p := t.trials.policies[id]
-		if err := t.put(id, p.newest); err != nil {
-			t.hold(id, err)
-			continue
+func (t *Translator) restore(suspects []suspect) {
+	for _, s := range suspects {
+		if s.pod != "" {
+			t.restorePod(s.pod)
+		} else {
+			t.restorePolicy(s.policy)
 		}
-		t.trials.fresh[id] = true
 	}
 }
 
-// revert gives the cluster the good versions of policies, or takes those away that have none.
-func (t *Translator) revert(policies []ledger.ID) {
-	for _, id := range policies {
-		t.forget(id)
-		_ = t.put(id, t.trials.policies[id].good) // it was good once
+func (t *Translator) revert(suspects []suspect) {
+	for _, s := range suspects {
+		if s.pod != "" {
+			t.revertPod(s.pod)
+		} else {
+			t.revertPolicy(s.policy)
+		}
 	}
+}
+
+// restorePolicy gives the cluster the newest version of a policy.
+func (t *Translator) restorePolicy(id ledger.ID) {
+	t.forget(id)
+	if err := t.put(id, t.trials.policies[id].newest); err != nil {
+		t.hold(id, err)
+		return
+	}
+	t.trials.fresh[id] = true
+}
+
+// revertPolicy gives the cluster the good version of a policy, or takes one away that has none.
+func (t *Translator) revertPolicy(id ledger.ID) {
+	t.forget(id)
+	_ = t.put(id, t.trials.policies[id].good) // it was good once
 }
 
 // put gives the cluster a version of a policy; nil is its end.
@@ -249,7 +315,7 @@ func (t *Translator) hold(id ledger.ID, why error) {
 	p := t.trials.policies[id]
 	var retry time.Time
 	if _, hopeless := why.(invalid); !hopeless {
-		retry = time.Now().Add(min(firstTrial<<min(p.tries, 10), lastTrial))
+		retry = time.Now().Add(pause(p.tries))
 	}
 	if p.tries++; p.tries == 1 {
 		t.log.Error("a policy cannot be enforced, its last good version stays in force", "policy", id.String(), "err", why)
@@ -257,8 +323,11 @@ func (t *Translator) hold(id ledger.ID, why error) {
 	t.holdUntil(id, retry, faultOf(why))
 }
 
+// pause is how long to wait after so many refusals before.
+func pause(tries int) time.Duration { return min(firstTrial<<min(tries, 10), lastTrial) }
+
 func (t *Translator) holdUntil(id ledger.ID, retry time.Time, f ledger.Fault) {
-	t.revert([]ledger.ID{id})
+	t.revertPolicy(id)
 	p := t.trials.policies[id]
 	t.trials.held[id] = true
 	p.retry, p.fault = retry, f
@@ -327,6 +396,7 @@ func (t *Translator) inForceNow(at time.Time) {
 		t.cfg.Ledger.Enforced(id, enforcement.VersionOf(p.good), at)
 	}
 	clear(t.trials.fresh)
+	t.trials.pods.inForce()
 	for id := range t.trials.held {
 		if good := t.trials.policies[id].good; good != nil {
 			t.cfg.Ledger.Enforced(id, enforcement.VersionOf(good), at)

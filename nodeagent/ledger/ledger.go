@@ -47,6 +47,8 @@ type Ledger struct {
 	limited map[ID]Fault
 	// node is why nothing at all can change; zero when all is well.
 	node Fault
+	// pods is why some pods are unknown to the datapath, or not as they are now.
+	pods Fault
 }
 
 type record struct {
@@ -167,6 +169,16 @@ func (l *Ledger) Stuck(f Fault) {
 	}
 }
 
+// PodsRefused says which pods have no room, and why. A zero Fault says that all have.
+func (l *Ledger) PodsRefused(f Fault) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pods != f {
+		l.pods = f
+		l.tell()
+	}
+}
+
 // Policies lists all policies by namespace and name.
 func (l *Ledger) Policies() []enforcement.Policy {
 	l.mu.Lock()
@@ -205,12 +217,12 @@ const shownPolicies = 5
 // NodeConditions says whether every policy that the node has heard of is in force.
 func (l *Ledger) NodeConditions() []v1.NodeCondition {
 	l.mu.Lock()
-	node := l.node
+	node, pods := l.node, l.pods
 	l.mu.Unlock()
-	return []v1.NodeCondition{condition(node, l.Faulty())}
+	return []v1.NodeCondition{condition(node, pods, l.Faulty())}
 }
 
-func condition(node Fault, faulty []enforcement.Policy) v1.NodeCondition {
+func condition(node, pods Fault, faulty []enforcement.Policy) v1.NodeCondition {
 	c := v1.NodeCondition{Type: enforcement.NodeCondition, Status: v1.ConditionTrue}
 	switch {
 	case node != Fault{}:
@@ -218,6 +230,11 @@ func condition(node Fault, faulty []enforcement.Policy) v1.NodeCondition {
 	case len(faulty) > 0:
 		c.Reason = string(faulty[0].Reason)
 		c.Message = "the last good version stays in force of " + naming(faulty)
+		if pods != (Fault{}) {
+			c.Message += "; no room for " + pods.Message
+		}
+	case pods != Fault{}:
+		c.Reason, c.Message = string(pods.Reason), "no room for "+pods.Message
 	default:
 		c.Status, c.Reason, c.Message = v1.ConditionFalse, "PoliciesEnforced", "every policy is in force as the node has heard of it"
 	}

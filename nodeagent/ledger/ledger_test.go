@@ -50,18 +50,21 @@ func TestNodeCondition(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name            string
-		node            Fault
+		node, pods      Fault
 		faulty          []enforcement.Policy
 		status          v1.ConditionStatus
 		reason, message string
 	}{
-		{"all is well", Fault{}, nil, v1.ConditionFalse, "PoliciesEnforced", "every policy is in force as the node has heard of it"},
-		{"one policy", Fault{}, faulty(1), v1.ConditionTrue, "NoRoom", "the last good version stays in force of shop/p0 (NoRoom: m)"},
-		{"many", Fault{}, faulty(7), v1.ConditionTrue, "NoRoom", "the last good version stays in force of shop/p0 (NoRoom: m), " +
+		{"all is well", Fault{}, Fault{}, nil, v1.ConditionFalse, "PoliciesEnforced", "every policy is in force as the node has heard of it"},
+		{"one policy", Fault{}, Fault{}, faulty(1), v1.ConditionTrue, "NoRoom", "the last good version stays in force of shop/p0 (NoRoom: m)"},
+		{"many", Fault{}, Fault{}, faulty(7), v1.ConditionTrue, "NoRoom", "the last good version stays in force of shop/p0 (NoRoom: m), " +
 			"shop/p1 (NoRoom: m), shop/p2 (NoRoom: m), shop/p3 (NoRoom: m), shop/p4 (NoRoom: m) and 2 more"},
-		{"the node", Fault{enforcement.Failed, "broken"}, faulty(1), v1.ConditionTrue, "Failed", "the last good state of all policies stays in force: broken"},
+		{"the node", Fault{enforcement.Failed, "broken"}, Fault{}, faulty(1), v1.ConditionTrue, "Failed", "the last good state of all policies stays in force: broken"},
+		{"pods", Fault{}, Fault{enforcement.NoRoom, "pods [shop/web]: full"}, nil, v1.ConditionTrue, "NoRoom", "no room for pods [shop/web]: full"},
+		{"pods and policies", Fault{}, Fault{enforcement.NoRoom, "pods [shop/web]: full"}, faulty(1), v1.ConditionTrue, "NoRoom",
+			"the last good version stays in force of shop/p0 (NoRoom: m); no room for pods [shop/web]: full"},
 	} {
-		got := condition(c.node, c.faulty)
+		got := condition(c.node, c.pods, c.faulty)
 		if got.Type != enforcement.NodeCondition || got.Status != c.status || got.Reason != c.reason || got.Message != c.message {
 			t.Errorf("%s: %+v", c.name, got)
 		}

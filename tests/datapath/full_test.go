@@ -105,6 +105,33 @@ func generationOf(t *testing.T, h *progtest.Harness) uint32 {
 	return state.Generation
 }
 
+// TestAPodThatDoesNotFitStopsNoOther fills what pods need, one map after the other. The harness has an endpoint of its own.
+func TestAPodThatDoesNotFitStopsNoOther(t *testing.T) {
+	for name, entries := range map[string]uint32{"skep_endpoint": 3, "skep_ep_name": 2, "skep_addr": 2} {
+		t.Run(name, func(t *testing.T) {
+			h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{name: entries} })
+			must(t, h.Endpoint("a", podA4))
+			must(t, h.Endpoint("b", podB4))
+			packet := first("10.244.0.5", "10.244.0.6", progtest.TCP, 80)
+			for range 2 {
+				must(t, h.Load(isolated("b", "a")))
+				verdict(t, h, "a", datapath.Egress, packet, false, 7)
+				if err := h.Endpoint("c", podC4); !errors.Is(err, bpfmap.ErrFull) {
+					t.Fatalf("a third pod: %v", err)
+				}
+				if all := h.Node.Endpoints(); len(all) != 2 {
+					t.Errorf("the pod is there in part: %v", all)
+				}
+				must(t, h.Load(open("a", "b", "c")))
+				verdict(t, h, "a", datapath.Egress, packet, true, 0)
+			}
+			must(t, h.RemoveEndpoint("b"))
+			must(t, h.Load(open("a", "c"))) // which gives up the address
+			must(t, h.Endpoint("c", podC4))
+		})
+	}
+}
+
 // fill is the number of entries of the policy maps.
 func fill(t *testing.T, h *progtest.Harness) string {
 	t.Helper()
