@@ -28,6 +28,7 @@ import (
 const (
 	allowedUDP, allowedTCP = 7000, 80
 	deniedUDP, deniedTCP   = 7001, 81
+	numberedUDP            = 6999 // allowed too
 )
 
 // standing is traffic whose verdicts no swap of policies may change: a goes on to reach b at the allowed ports by flows old and new, and
@@ -41,12 +42,14 @@ type standing struct {
 	quiet  atomic.Bool
 	// again counts segments that TCP sent again. On a busy machine it does so without need: that nothing was dropped is seen from the
 	// datapath's own counters.
-	again  atomic.Int64
-	cpu    int
-	stop   chan struct{}
-	group  sync.WaitGroup
-	mu     sync.Mutex
-	faults []error
+	again atomic.Int64
+	// streams are sent beside all that, by the address of pod b that they go to.
+	streams map[netip.Addr]pair
+	cpu     int
+	stop    chan struct{}
+	group   sync.WaitGroup
+	mu      sync.Mutex
+	faults  []error
 }
 
 func newStanding(a, b *pod, cpu int) *standing {
@@ -145,7 +148,7 @@ func (s *standing) loop(to netip.Addr, ready func()) error {
 	for turn := 0; ; turn++ {
 		select {
 		case <-s.stop:
-			return s.retransmitted(stream)
+			return errors.Join(s.streams[to].end(), s.retransmitted(stream))
 		default:
 		}
 		line := strconv.Itoa(turn) + "\n"
@@ -155,6 +158,7 @@ func (s *standing) loop(to netip.Addr, ready func()) error {
 			named("a new UDP flow", s.fresh(unix.SOCK_DGRAM, to, allowedUDP, line)),
 			named("a new TCP connection", s.fresh(unix.SOCK_STREAM, to, allowedTCP, line)),
 			s.denied(denied, to),
+			named("a numbered stream", s.streams[to].turn()),
 		)
 		if err != nil {
 			return fmt.Errorf("turn %d: %w", turn, err)
@@ -317,7 +321,7 @@ type swaps struct {
 }
 
 var (
-	goodPorts = []datapath.PortRange{{Protocol: datapath.UDP, First: 7000, Last: 7000}, {Protocol: datapath.TCP, First: 80, Last: 80}}
+	goodPorts = []datapath.PortRange{{Protocol: datapath.UDP, First: 6999, Last: 7000}, {Protocol: datapath.TCP, First: 80, Last: 80}}
 	badPorts  = []datapath.PortRange{{Protocol: datapath.UDP, First: 7001, Last: 7999}, {Protocol: datapath.TCP, First: 81, Last: 99}}
 )
 
@@ -468,6 +472,7 @@ func underTraffic(t *testing.T, w *world, a, b *pod, first *datapath.PolicyState
 	ctx := context.Background()
 	traffic := newStanding(a, b, runtime.NumCPU()-1)
 	traffic.serve()
+	traffic.number()
 	must(t, w.dp.SetPolicy(ctx, open(a.ep.ID, b.ep.ID)))
 	traffic.quiet.Store(true)
 	traffic.run(podB4)
@@ -489,6 +494,7 @@ func underTraffic(t *testing.T, w *world, a, b *pod, first *datapath.PolicyState
 	if err := traffic.finish(); err != nil {
 		t.Error(err)
 	}
+	traffic.compareStreams(t)
 	after, err := w.dp.Status(ctx)
 	must(t, err)
 	t.Logf("%d turns of all traffic, %d TCP segments of the known connections sent again", traffic.steps.Load(), traffic.again.Load())
