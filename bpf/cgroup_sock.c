@@ -103,27 +103,30 @@ static __always_inline enum sock_choice sock_choose(struct bpf_sock_addr *ctx, s
 	struct origin_key key = {};
 	struct origin origin = {};
 	struct addr client = {};
-	struct service *service;
+	struct service service;
+	struct origin *known;
 
 	if (!sock_balanced(to->proto) || !lb_may_be_service(&to->addr))
 		return SOCK_NO_SERVICE;
-	service = lb_service(&to->addr, to->port, to->proto);
-	if (!service)
+	if (!lb_service(&to->addr, to->port, to->proto, &service))
 		return SOCK_NO_SERVICE;
-	if (!service->count)
+	if (!service.count)
 		return SOCK_REFUSE;
-	if (service->affinity_seconds)
+	if (service.affinity_seconds)
 		addr_set(&client, 0, bpf_get_netns_cookie(ctx));
 	key.cookie = bpf_get_socket_cookie(ctx);
-	if (!lb_choose(service, &client, sock_word(to->proto, key.cookie), backend))
+	if (!lb_choose(&service, &client, sock_word(to->proto, key.cookie), backend))
 		return SOCK_REFUSE;
 	key.backend = backend->addr;
 	key.port = backend->port;
 	key.proto = to->proto;
 	origin.addr = to->addr;
 	origin.port = to->port;
-	origin.service = service->id;
-	bpf_map_update_elem(&skep_origin, &key, &origin, BPF_ANY);
+	origin.service = service.id;
+	/* With each datagram the same: to write it again would be to replace it under whoever receives. */
+	known = bpf_map_lookup_elem(&skep_origin, &key);
+	if (!known || !addr_equal(&known->addr, &origin.addr) || known->port != origin.port || known->service != origin.service)
+		bpf_map_update_elem(&skep_origin, &key, &origin, BPF_ANY);
 	return SOCK_BACKEND;
 }
 

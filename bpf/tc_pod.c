@@ -51,16 +51,15 @@ static __always_inline enum reason backend_of(const struct packet *p, const stru
 /* A packet to an address that no flow knows: to a Service perhaps. */
 static __always_inline enum reason balance(struct packet *p, struct translation *t)
 {
-	struct service *service;
+	struct service service;
 	struct backend to;
 	enum reason reason;
 
 	if (!lb_may_be_service(&p->dst) || p->flags & (PACKET_ICMP_ERROR | PACKET_LATER_FRAGMENT))
 		return SKEP_REASON_NONE;
-	service = lb_service(&p->dst, p->dport, p->proto);
-	if (!service)
+	if (!lb_service(&p->dst, p->dport, p->proto, &service))
 		return SKEP_REASON_NONE;
-	reason = backend_of(p, service, &to);
+	reason = backend_of(p, &service, &to);
 	if (reason)
 		return reason;
 	if (p->proto == IPPROTO_SCTP && to.port != p->dport)

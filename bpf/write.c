@@ -7,6 +7,7 @@
  *
  *   skep_write_address   skep_addr: all of an entry
  *   skep_write_endpoint  skep_endpoint: what policy says in it
+ *   skep_write_service   skep_service: all but the number that names it
  *
  * Each returns how many of the entries were there.
  */
@@ -28,6 +29,7 @@ static __always_inline void store_pair(__u32 *words, __u32 first, __u32 second)
 
 _Static_assert(offsetof(struct address, class) % 8 == 0 && offsetof(struct address, flags) == offsetof(struct address, class) + 4, "one store");
 _Static_assert(offsetof(struct endpoint, ingress_set) % 8 == 0 && offsetof(struct endpoint, egress_set) == offsetof(struct endpoint, ingress_set) + 4, "one store");
+_Static_assert(offsetof(struct service, backends) % 8 == 0 && offsetof(struct service, count) == offsetof(struct service, backends) + 4, "one store");
 _Static_assert(offsetof(struct endpoint, flags) % 8 == 0 && offsetof(struct endpoint, class4) == offsetof(struct endpoint, flags) + 4, "one store");
 
 SEC("tc")
@@ -81,6 +83,30 @@ int skep_write_endpoint(struct __sk_buff *skb)
 		*(volatile __u32 *)&entry->class6 = change.class6;
 		/* The flags say that the rest is valid. */
 		store_pair(&entry->flags, change.flags, change.class4);
+		written++;
+	}
+	return written;
+}
+
+SEC("tc")
+int skep_write_service(struct __sk_buff *skb)
+{
+	__u32 off = ETH_HLEN, written = 0;
+	int i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < WRITE_BATCH; i++) {
+		struct service_change change;
+		struct service *entry;
+
+		if (bpf_skb_load_bytes(skb, off, &change, sizeof(change)))
+			break;
+		off += sizeof(change);
+		entry = bpf_map_lookup_elem(&skep_service, &change.frontend);
+		if (!entry)
+			continue;
+		store_pair(&entry->backends, change.to.backends, change.to.count);
+		*(volatile __u32 *)&entry->affinity_seconds = change.to.affinity_seconds;
 		written++;
 	}
 	return written;

@@ -17,11 +17,21 @@ static __always_inline bool lb_may_be_service(const struct addr *a)
 	return (addr_hi(a) & skep_service6[2]) == skep_service6[0] && (addr_lo(a) & skep_service6[3]) == skep_service6[1];
 }
 
-static __always_inline struct service *lb_service(const struct addr *addr, __be16 port, __u8 proto)
+/* Reads what is said of a frontend, all of it at once; false when nothing is. */
+static __always_inline bool lb_service(const struct addr *addr, __be16 port, __u8 proto, struct service *to)
 {
 	struct service_key key = { .addr = *addr, .port = port, .proto = proto };
+	const volatile struct service *service = bpf_map_lookup_elem(&skep_service, &key);
+	__u64 list;
 
-	return bpf_map_lookup_elem(&skep_service, &key);
+	if (!service)
+		return false;
+	list = *(const volatile __u64 *)&service->backends;
+	to->backends = (__u32)list;
+	to->count = list >> 32;
+	to->affinity_seconds = service->affinity_seconds;
+	to->id = service->id;
+	return true;
 }
 
 static __always_inline bool lb_affine(const struct service *service, struct affinity_key *key, struct backend *to,

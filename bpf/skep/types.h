@@ -403,13 +403,21 @@ struct service_key {
 };
 _Static_assert(sizeof(struct service_key) == 20, "service_key");
 
+/* User space changes it in place, list and count by one store. */
 struct service {
-	__u32 id; /* stable while the frontend exists; names it in skep_affinity */
 	__u32 backends; /* list number in skep_backend; a changed list has a new number */
 	__u32 count; /* 0: refuse */
 	__u32 affinity_seconds; /* 0: none */
+	__u32 id; /* stable while the frontend exists; names it in skep_affinity */
 };
 _Static_assert(sizeof(struct service) == 16, "service");
+
+/* A request to do so. */
+struct service_change {
+	struct service_key frontend;
+	struct service to;
+};
+_Static_assert(sizeof(struct service_change) == 36, "service_change");
 
 struct backend_key {
 	__u32 backends;

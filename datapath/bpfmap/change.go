@@ -45,6 +45,16 @@ func SamePod(a, b bpfobj.SkepEndpoint) bool {
 	return a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.Mac == b.Mac && a.HostMac == b.HostMac
 }
 
+// ServiceChanger changes all of an entry of skep_service but its number.
+func ServiceChanger(program *ebpf.Program) Changer[bpfobj.SkepServiceKey, bpfobj.SkepService] {
+	return Changer[bpfobj.SkepServiceKey, bpfobj.SkepService]{program, func(frontend bpfobj.SkepServiceKey, to bpfobj.SkepService) any {
+		return &struct { // struct service_change
+			Frontend bpfobj.SkepServiceKey
+			To       bpfobj.SkepService
+		}{frontend, to}
+	}}
+}
+
 // Change gives entries other values, ChangeBatch of them at most, and returns how many were there. After an error none has changed.
 func (c Changer[K, V]) Change(keys []K, values []V) (int, error) {
 	frame := make([]byte, etherLen)

@@ -17,9 +17,10 @@ type Maps struct {
 	Address      Table[bpfobj.SkepAddr, bpfobj.SkepAddress]
 	Node         Table[bpfobj.SkepAddr, uint32]
 
-	// ChangeAddress and ChangeEndpoint change entries in place.
+	// These change entries in place.
 	ChangeAddress  Changer[bpfobj.SkepAddr, bpfobj.SkepAddress]
 	ChangeEndpoint Changer[uint32, bpfobj.SkepEndpoint]
+	ChangeService  Changer[bpfobj.SkepServiceKey, bpfobj.SkepService]
 
 	State Table[uint32, bpfobj.SkepState]
 	CIDR  Table[bpfobj.SkepCidrKey, uint32]

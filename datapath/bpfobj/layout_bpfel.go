@@ -457,10 +457,10 @@ type SkepRuleSlot struct {
 
 type SkepService struct {
 	_               structs.HostLayout
-	Id              uint32
 	Backends        uint32
 	Count           uint32
 	AffinitySeconds uint32
+	Id              uint32
 }
 
 type SkepServiceKey struct {

@@ -44,6 +44,7 @@ const (
 	WriteMapSkepState          = "skep_state"
 	WriteProgSkepWriteAddress  = "skep_write_address"
 	WriteProgSkepWriteEndpoint = "skep_write_endpoint"
+	WriteProgSkepWriteService  = "skep_write_service"
 )
 
 // LoadWrite returns the embedded CollectionSpec for Write.
@@ -90,6 +91,7 @@ type WriteSpecs struct {
 type WriteProgramSpecs struct {
 	SkepWriteAddress  *ebpf.ProgramSpec `ebpf:"skep_write_address"`
 	SkepWriteEndpoint *ebpf.ProgramSpec `ebpf:"skep_write_endpoint"`
+	SkepWriteService  *ebpf.ProgramSpec `ebpf:"skep_write_service"`
 }
 
 // WriteMapSpecs contains maps before they are loaded into the kernel.
@@ -221,12 +223,14 @@ type WriteVariables struct {
 type WritePrograms struct {
 	SkepWriteAddress  *ebpf.Program `ebpf:"skep_write_address"`
 	SkepWriteEndpoint *ebpf.Program `ebpf:"skep_write_endpoint"`
+	SkepWriteService  *ebpf.Program `ebpf:"skep_write_service"`
 }
 
 func (p *WritePrograms) Close() error {
 	return _WriteClose(
 		p.SkepWriteAddress,
 		p.SkepWriteEndpoint,
+		p.SkepWriteService,
 	)
 }
 

@@ -31,6 +31,7 @@ const (
 	// Programs that change entries in place.
 	ProgramWriteAddress  = "skep_write_address"
 	ProgramWriteEndpoint = "skep_write_endpoint"
+	ProgramWriteService  = "skep_write_service"
 )
 
 // SocketPrograms are the socket-level programs and where in a cgroup they go.
@@ -98,6 +99,7 @@ func Load(options Options) (*Objects, error) {
 	}
 	o.Maps.ChangeAddress = bpfmap.AddressChanger(o.Programs[ProgramWriteAddress])
 	o.Maps.ChangeEndpoint = bpfmap.EndpointChanger(o.Programs[ProgramWriteEndpoint])
+	o.Maps.ChangeService = bpfmap.ServiceChanger(o.Programs[ProgramWriteService])
 	return o, nil
 }
 

@@ -26,7 +26,7 @@ func (n *Node) SetNodes(nodes []datapath.Node) error {
 	}
 	n.nodes = wanted
 	for addr, flags := range wanted {
-		if err := n.maps.Node.Put(addr, flags); err != nil {
+		if err := n.nodeMap.set(addr, flags); err != nil {
 			return err
 		}
 	}
@@ -37,7 +37,7 @@ func (n *Node) SetNodes(nodes []datapath.Node) error {
 	var errs []error
 	for _, addr := range present {
 		if _, keep := wanted[addr]; !keep {
-			errs = append(errs, n.maps.Node.Remove(addr))
+			errs = append(errs, n.nodeMap.remove(addr))
 		}
 	}
 	return errors.Join(errs...)

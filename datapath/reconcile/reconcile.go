@@ -39,6 +39,8 @@ type Node struct {
 	owners      map[netip.Addr]datapath.Endpoint // by address; of two endpoints with one address the newer
 	addressMap  *held[bpfobj.SkepAddr, bpfobj.SkepAddress]
 	endpointMap *held[uint32, bpfobj.SkepEndpoint]
+	serviceMap  *held[bpfobj.SkepServiceKey, bpfobj.SkepService]
+	nodeMap     *held[bpfobj.SkepAddr, uint32]
 	// settled is a time: all programs that ran then have ended.
 	settled time.Time
 
@@ -64,6 +66,13 @@ func New(maps *bpfmap.Maps, clock Clock) (*Node, error) {
 	n.endpointMap = &held[uint32, bpfobj.SkepEndpoint]{
 		table: maps.Endpoint, change: maps.ChangeEndpoint, await: n.await, now: clock.Now,
 		inPlace: bpfmap.SamePod,
+	}
+	n.serviceMap = &held[bpfobj.SkepServiceKey, bpfobj.SkepService]{
+		table: maps.Service, change: maps.ChangeService, await: n.await, now: clock.Now,
+		inPlace: func(from, to bpfobj.SkepService) bool { return from.Id == to.Id },
+	}
+	n.nodeMap = &held[bpfobj.SkepAddr, uint32]{
+		table: maps.Node, await: n.await, now: clock.Now, inPlace: func(_, _ uint32) bool { return false },
 	}
 	var err error
 	if n.state, _, err = maps.State.Get(0); err != nil {

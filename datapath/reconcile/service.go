@@ -15,7 +15,7 @@ import (
 )
 
 // liveService is a Service in the maps. A list of backends is never changed: a new one is written beside it and the frontend's
-// entry, one write, moves over.
+// entry, one store, moves over.
 type liveService struct {
 	entry    bpfobj.SkepService
 	backends []bpfobj.SkepBackend
@@ -63,7 +63,7 @@ func (n *Node) SetServices(services []datapath.Service) error {
 		if _, keep := wanted[frontend]; keep {
 			continue
 		}
-		if err := n.maps.Service.Remove(bpfmap.ServiceKey(frontend)); err != nil {
+		if err := n.serviceMap.remove(bpfmap.ServiceKey(frontend)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -103,7 +103,7 @@ func (n *Node) writeService(frontend datapath.Frontend, service compile.Service)
 			return errors.Join(err, n.dropBackends(next))
 		}
 	}
-	if err := n.maps.Service.Put(bpfmap.ServiceKey(frontend), next.entry); err != nil {
+	if err := n.serviceMap.set(bpfmap.ServiceKey(frontend), next.entry); err != nil {
 		return errors.Join(err, n.dropBackends(next))
 	}
 	n.services[frontend] = next

@@ -118,8 +118,8 @@ func checkKeyed[K, V comparable](table bpfmap.Table[K, V], policy bool, keys fun
 }
 
 // checkHeld is the check of a map whose entries programs hold.
-func checkHeld[K, V comparable](h *held[K, V], keys func() []K, wanted func(K) (V, bool)) *keyed[K, V] {
-	c := checkKeyed(h.table, true, keys, wanted)
+func checkHeld[K, V comparable](h *held[K, V], policy bool, keys func() []K, wanted func(K) (V, bool)) *keyed[K, V] {
+	c := checkKeyed(h.table, policy, keys, wanted)
 	c.put, c.remove = h.set, h.remove
 	return c
 }

@@ -40,7 +40,7 @@ func (n *Node) policyChecks() []check {
 		&whole{datapath.Repair{Map: n.maps.State.Name, Policy: true}},
 		p.cidrCheck(),
 		n.addressCheck(),
-		checkHeld(n.endpointMap, n.ifindexes, func(ifindex uint32) (bpfobj.SkepEndpoint, bool) {
+		checkHeld(n.endpointMap, true, n.ifindexes, func(ifindex uint32) (bpfobj.SkepEndpoint, bool) {
 			ep, ok := n.endpointAt(ifindex)
 			if !ok {
 				return bpfobj.SkepEndpoint{}, false
@@ -73,7 +73,7 @@ func (n *Node) plainChecks() []check {
 			return slot, ok
 		}),
 		n.backendCheck(),
-		checkKeyed(n.maps.Service, false, func() []bpfobj.SkepServiceKey {
+		checkHeld(n.serviceMap, false, func() []bpfobj.SkepServiceKey {
 			var keys []bpfobj.SkepServiceKey
 			for frontend := range n.services {
 				keys = append(keys, bpfmap.ServiceKey(frontend))
@@ -92,7 +92,7 @@ func (n *Node) plainChecks() []check {
 	if n.nodes == nil {
 		return checks // what is there was left by an earlier process
 	}
-	return append(checks, checkKeyed(n.maps.Node, false, func() []bpfobj.SkepAddr { return slices.Collect(maps.Keys(n.nodes)) },
+	return append(checks, checkHeld(n.nodeMap, false, func() []bpfobj.SkepAddr { return slices.Collect(maps.Keys(n.nodes)) },
 		func(addr bpfobj.SkepAddr) (uint32, bool) { flags, ok := n.nodes[addr]; return flags, ok }))
 }
 
@@ -198,7 +198,7 @@ func (p *policy) cidrCheck() check {
 }
 
 func (n *Node) addressCheck() check {
-	return checkHeld(n.addressMap, func() []bpfobj.SkepAddr {
+	return checkHeld(n.addressMap, true, func() []bpfobj.SkepAddr {
 		keys := make([]bpfobj.SkepAddr, 0, len(n.policy.addresses))
 		for addr := range n.policy.addresses {
 			keys = append(keys, bpfmap.AddrOf(addr))

@@ -99,6 +99,38 @@ func TestEntriesAreChangedWhereTheyAre(t *testing.T) {
 	}
 }
 
+func TestServicesAndNodesAreChangedWhereTheyAre(t *testing.T) {
+	h := progtest.New(t, func(o *loader.Options) { o.MaxEntries = map[string]uint32{"skep_service": 64, "skep_node": 64} })
+	must(t, h.Node.SetServices(manyServices(0)))
+	var nodes []datapath.Node
+	for i := range 40 {
+		nodes = append(nodes, datapath.Node{Name: fmt.Sprint(i), Addrs: []netip.Addr{netip.AddrFrom4([4]byte{172, 29, 0, byte(i)})}})
+	}
+	must(t, h.Node.SetNodes(nodes))
+	services, before := order(t, h.Maps.Service), order(t, h.Maps.Node)
+	other := manyServices(1)
+	for i := range other {
+		other[i].AffinityTimeout = time.Hour
+	}
+	must(t, h.Node.SetServices(other))
+	must(t, h.Node.SetNodes(nodes))
+	services.same(t, h.Maps.Service, true)
+	before.same(t, h.Maps.Node, false)
+	if repairs := told(t, h); repairs != "" {
+		t.Errorf("they do not say what they should: %s", repairs)
+	}
+}
+
+// manyServices are Services that lead elsewhere.
+func manyServices(turn int) []datapath.Service {
+	var out []datapath.Service
+	for i := range 40 {
+		backends := []datapath.Backend{backend(elsewhere4, 8080), backend(elsewhere4, 8081), backend(elsewhere4, 8082)}
+		out = append(out, service(netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), 80, datapath.TCP, backends[:2+turn%2]...))
+	}
+	return out
+}
+
 // ordered are the entries of a map as they lie in it.
 type ordered[K, V comparable] struct {
 	keys   []K
@@ -125,7 +157,7 @@ func (o ordered[K, V]) same(t *testing.T, table bpfmap.Table[K, V], changed bool
 }
 
 // TestNobodyReadsTheEntryOfAnother has one processor change every entry in turn, while a program runs on another. Whoever takes the entry of
-// a remote pod for the receiver's sends the packet to the stack, or drops it as spoofed when it is the sender's.
+// a remote pod for the receiver's sends the packet to the stack; it drops it as spoofed when it takes another entry for the sender's.
 func TestNobodyReadsTheEntryOfAnother(t *testing.T) {
 	if runtime.NumCPU() < 2 {
 		t.Skip("it takes two processors")
@@ -134,32 +166,9 @@ func TestNobodyReadsTheEntryOfAnother(t *testing.T) {
 	c := crowd{local: 2, remote: 40}
 	c.enter(t, h)
 	must(t, h.Load(c.policy(0)))
-	const repeat = 5000
-	stop, sent := make(chan struct{}), make(chan int)
-	go func() {
-		defer close(sent)
-		runOn(t, 1)
-		frame := progtest.Packet{Src: c.addr(0), Dst: c.addr(1), Protocol: progtest.UDP, SrcPort: 1000, DstPort: 80}.Bytes()
-		for n := 0; ; n += repeat {
-			select {
-			case <-stop:
-				sent <- n
-				return
-			default:
-			}
-			if _, err := h.Time("skep_bench_first", frame, repeat); err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	}()
-	runOn(t, 0)
-	turn := 1
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); turn++ {
-		must(t, h.Load(c.policy(turn)))
-	}
-	close(stop)
-	t.Logf("%d packets during %d changes of policy", <-sent, turn)
+	sent, turns := meanwhile(t, h, progtest.Packet{Src: c.addr(0), Dst: c.addr(1), Protocol: progtest.UDP, DstPort: 80},
+		func(turn int) error { return h.Load(c.policy(turn)) })
+	t.Logf("%d packets during %d changes", sent, turns)
 	verdicts, drops, err := bpfmap.Metrics(h.Maps.Metric)
 	must(t, err)
 	for _, name := range []string{"to_stack", "spoofed_ipv4", "no_endpoint"} {
@@ -167,6 +176,36 @@ func TestNobodyReadsTheEntryOfAnother(t *testing.T) {
 			t.Errorf("%d packets: %s", n, name)
 		}
 	}
+}
+
+// meanwhile has the first endpoint send packets of ever new flows on one processor, while on another something changes for some seconds.
+func meanwhile(t *testing.T, h *progtest.Harness, p progtest.Packet, change func(turn int) error) (sent, turns int) {
+	t.Helper()
+	const repeat = 5000
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		runOn(t, 1)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := h.Time("skep_bench_first", p.Bytes(), repeat); err != nil {
+				t.Error(err)
+				return
+			}
+			sent += repeat
+		}
+	}()
+	runOn(t, 0)
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); turns++ {
+		must(t, change(turns+1))
+	}
+	close(stop)
+	<-done
+	return sent, turns
 }
 
 // runOn keeps the goroutine on one processor. Its thread ends with it.
