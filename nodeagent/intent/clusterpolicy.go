@@ -24,6 +24,10 @@ const (
 	tierBaseline
 )
 
+// Unreadable is an annotation of a ClusterNetworkPolicy whose spec has not the types that it must have, and says so. Whoever reads the API
+// adds it and removes what others have put there.
+const Unreadable = "skep.dev/unreadable"
+
 // clusterPolicy is a ClusterNetworkPolicy in parsed form.
 type clusterPolicy struct {
 	source
@@ -101,6 +105,9 @@ func (c *Cluster) clusterPoliciesFor(pr *profile, tier uint8) []*clusterPolicy {
 }
 
 func parseClusterPolicy(obj *policyv1alpha2.ClusterNetworkPolicy) (*clusterPolicy, error) {
+	if why, is := obj.Annotations[Unreadable]; is {
+		return nil, fmt.Errorf("not a ClusterNetworkPolicy: %s", why)
+	}
 	p := &clusterPolicy{
 		source:   sourceOf(obj, obj.Name),
 		priority: obj.Spec.Priority, spec: obj.Spec,

@@ -46,6 +46,9 @@ var malformed = map[string]string{
 	"future-port":   `{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {team: x}}}, ingress: [{action: Accept, from: [{namespaces: {matchLabels: {team: z}}}], protocols: [{quic: {}}]}]}`,
 	"future-number": `{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {team: x}}}, ingress: [{action: Accept, from: [{namespaces: {matchLabels: {team: z}}}], protocols: [{tcp: {destinationPort: {anyOf: [80]}}}]}]}`,
 	"selector":      `{tier: Admin, priority: 1, subject: {namespaces: {matchExpressions: [{key: team, operator: Resembles}]}}, ingress: [{action: Accept, from: [{namespaces: {}}]}]}`,
+	"type-priority": `{tier: Admin, priority: first, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{namespaces: {}}]}]}`,
+	"type-ingress":  `{tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: {action: Accept, from: [{namespaces: {}}]}}`,
+	"type-port":     `{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {team: x}}}, ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: "80"}}}]}]}`,
 	"no-subject":    `{tier: Admin, priority: 1, subject: {}, ingress: [{action: Accept, from: [{namespaces: {}}]}]}`,
 }
 

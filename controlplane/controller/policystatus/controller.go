@@ -96,11 +96,25 @@ func (c *Controller) list(ctx context.Context) ([]policyv1alpha2.ClusterNetworkP
 	if err != nil {
 		return nil, fmt.Errorf("list cluster network policies: %w", err)
 	}
-	var list policyv1alpha2.ClusterNetworkPolicyList
+	var list struct {
+		Items []json.RawMessage `json:"items"`
+	}
 	if err := json.Unmarshal(data, &list); err != nil {
 		return nil, fmt.Errorf("read cluster network policies: %w", err)
 	}
-	return list.Items, nil
+	return readable(list.Items), nil
+}
+
+// readable leaves out what is in the store with other types than a ClusterNetworkPolicy has: nobody could write its status.
+func readable(items []json.RawMessage) []policyv1alpha2.ClusterNetworkPolicy {
+	var out []policyv1alpha2.ClusterNetworkPolicy
+	for _, item := range items {
+		var p policyv1alpha2.ClusterNetworkPolicy
+		if json.Unmarshal(item, &p) == nil {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // ask asks nodes what they say of the policies of the cluster.
