@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
+
+	"skep.dev/skep/tests/truth"
 )
 
 // malformed are policies that the API refuses: a bug of it, or whoever writes to the store, could let them in all the same. Each would open
@@ -55,22 +57,22 @@ var malformed = map[string]string{
 // malformedPolicies puts all of them into the store. Nothing opens and nothing closes, agents go on, and so does the enforcement of policies
 // that are sound: those that were there, those that change, and what one said before somebody spoiled it.
 func (w *truthWorld) malformedPolicies(t *testing.T) {
-	cells := w.cells()
+	cells := w.Cells("TCP", "UDP")
 	sound := map[string]string{
-		"x/deny": denyIn,
+		"x/deny": `{podSelector: {}}`,
 		"x/w":    `{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: w}}}]}]}`,
 		"x/good": `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: z}}}], ports: [{port: 80}]}]}`,
 		"good":   `{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {team: w}}}, ingress: [{action: Deny, from: [{namespaces: {matchLabels: {team: z}}}]}]}`,
 	}
-	opens := func(c cell) bool {
-		if c.to.in("w") {
-			return !c.from.in("z")
+	opens := func(c truth.Cell) bool {
+		if c.To.In("w") {
+			return !c.From.In("z")
 		}
-		return !c.to.in("x") || c.from.in("w") || c.from.in("z") && c.to.is("x/a") && c.tcp(80)
+		return !c.To.In("x") || c.From.In("w") || c.From.In("z") && c.To.Is("x/a") && c.TCP(80)
 	}
 	network, cluster := w.parse(t, sound)
-	w.model.Policies, w.model.ClusterPolicies = network, cluster
-	want := w.expect(t, truthCase{"before", sound, opens}, cells)
+	w.Model.Policies, w.Model.ClusterPolicies = network, cluster
+	want := w.expect(t, truth.Case{Name: "before", Policies: sound, Open: opens}, cells)
 	remove := applyPolicies(t, network, cluster)
 	defer func() { remove() }()
 	w.await(t, cells, want)
@@ -81,7 +83,7 @@ func (w *truthWorld) malformedPolicies(t *testing.T) {
 		store.put(t, name, spec, nil)
 	}
 	// The answer to a value that nobody knows is to enforce.
-	store.put(t, "x/annotation", denyIn, map[string]string{"skep.dev/enforcement": "sometimes"})
+	store.put(t, "x/annotation", sound["x/deny"], map[string]string{"skep.dev/enforcement": "sometimes"})
 	store.spoil(t, "x/good", `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{ipBlock: {cidr: 1.2.3.4.5/6}}]}]}`)
 	store.spoil(t, "good", `{tier: Admin, priority: 1, subject: {namespaces: {matchLabels: {team: w}}}, ingress: [{action: Welcome, from: [{namespaces: {}}]}]}`)
 
@@ -89,9 +91,9 @@ func (w *truthWorld) malformedPolicies(t *testing.T) {
 	later := map[string]string{"z/p": `{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}]}]}`,
 		"later": `{tier: Admin, priority: 3, subject: {namespaces: {matchLabels: {team: z}}}, ingress: [{action: Deny, from: [{namespaces: {matchLabels: {team: w}}}]}]}`}
 	network, cluster = w.parse(t, later)
-	w.model.Policies, w.model.ClusterPolicies = append(w.model.Policies, network...), append(w.model.ClusterPolicies, cluster...)
-	want = w.expect(t, truthCase{"beside malformed ones", later, func(c cell) bool {
-		return opens(c) && (!c.from.in("z") || c.to.isPod()) && (!c.to.in("z") || !c.from.in("w"))
+	w.Model.Policies, w.Model.ClusterPolicies = append(w.Model.Policies, network...), append(w.Model.ClusterPolicies, cluster...)
+	want = w.expect(t, truth.Case{Name: "beside malformed ones", Policies: later, Open: func(c truth.Cell) bool {
+		return opens(c) && (!c.From.In("z") || c.To.IsPod()) && (!c.To.In("z") || !c.From.In("w"))
 	}}, cells)
 	removeLater := applyPolicies(t, network, cluster)
 	defer func() { removeLater() }()
@@ -122,7 +124,7 @@ func openStore(t *testing.T) store {
 // storeKey is where the API server keeps a policy.
 func storeKey(policy string) string {
 	if ns, short, namespaced := strings.Cut(policy, "/"); namespaced {
-		return "/registry/networkpolicies/" + truthNamespace(ns) + "/" + short
+		return "/registry/networkpolicies/" + truth.Namespace(ns) + "/" + short
 	}
 	return "/registry/policy.networking.k8s.io/clusternetworkpolicies/" + policy
 }
@@ -132,7 +134,7 @@ func (s store) put(t *testing.T, policy, spec string, annotations map[string]str
 	meta := metav1.ObjectMeta{Name: policy, UID: types.UID("malformed-" + policy), CreationTimestamp: metav1.Now(), Generation: 1, Annotations: annotations}
 	object := map[string]any{"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
 	if ns, short, namespaced := strings.Cut(policy, "/"); namespaced {
-		meta.Namespace, meta.Name = truthNamespace(ns), short
+		meta.Namespace, meta.Name = truth.Namespace(ns), short
 		object = map[string]any{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
 	}
 	object["metadata"] = meta
@@ -144,7 +146,7 @@ func (s store) spoil(t *testing.T, policy, spec string) {
 	t.Helper()
 	var path string
 	if ns, short, namespaced := strings.Cut(policy, "/"); namespaced {
-		path = fmt.Sprintf("/apis/networking.k8s.io/v1/namespaces/%s/networkpolicies/%s", truthNamespace(ns), short)
+		path = fmt.Sprintf("/apis/networking.k8s.io/v1/namespaces/%s/networkpolicies/%s", truth.Namespace(ns), short)
 	} else {
 		path = clusterPolicies + "/" + policy
 	}
