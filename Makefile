@@ -7,7 +7,7 @@
 # make generate what is generated from bpf/ and from the API types (needs clang-19)
 # make check    formatting, vet, staticcheck, import rules
 # make test-kernel  load every BPF program on Linux 5.10 in a virtual machine
-# make test-long    a million random policy cases, every mutant, more swaps and kills: about an hour
+# make test-long    a million random policy cases, every mutant, more swaps and kills, more truth tables of SCTP: about an hour
 # make bench    measure a cluster of its own
 
 SHELL       := /bin/bash
@@ -68,10 +68,11 @@ test: deps deps-gen deps-kernel build
 test-kernel: deps-kernel
 	go test -count=1 -v -timeout 15m ./tests/kernel
 
-test-long: deps deps-gen
+test-long: deps deps-gen deps-kernel
 	SKEP_POLICY_CASES=1000000 go test -count=1 -timeout 2h -v -run '^TestRandom' ./tests/policy
 	go test -count=1 -timeout 3h -v -run '^TestABroken' ./tests/policy -mutate
 	SKEP_SWAPS=10000 SKEP_KILLS=200 go test -count=1 -timeout 2h -run 'Swapped|Killed' ./tests/datapath
+	SKEP_SCTP_CASES=all go test -count=1 -timeout 2h -v ./tests/kernel
 
 bench: deps build
 	go test -run '^$$' -bench . ./tests/datapath ./tests/policy

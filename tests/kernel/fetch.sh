@@ -10,9 +10,11 @@
 set -eu
 
 suite=bullseye-security
+# In the order of their names each comes after those that it needs.
+modules="crypto/crc32c_generic drivers/net/veth lib/libcrc32c net/sched/cls_bpf net/sched/sch_ingress net/sctp/sctp"
 cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/skep/kernel}
 done_mark=$cache/5.10/complete
-if [ -f "$done_mark" ]; then
+if [ "$(cat "$done_mark" 2>/dev/null)" = "$modules" ]; then
 	echo "$cache/5.10"
 	exit 0
 fi
@@ -40,8 +42,8 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/root" "$cache/5.10"
 (cd "$work" && private download "$package" >&2 && dpkg -x ./*.deb root)
 cp "$work"/root/boot/vmlinuz-* "$cache/5.10/vmlinuz"
-for module in drivers/net/veth net/sched/cls_bpf net/sched/sch_ingress; do
+for module in $modules; do
 	find "$work/root/lib/modules" -path "*/$module.ko" -exec cp {} "$cache/5.10/" \;
 done
-touch "$done_mark"
+echo "$modules" >"$done_mark"
 echo "$cache/5.10"

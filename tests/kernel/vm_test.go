@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kernel boots the oldest kernel that skep supports in a virtual machine and runs parts of tests/datapath and tests/policy in it:
-// every program is loaded, attached by clsact and given packets, and random policies are judged by it and by the model.
+// every program is loaded, attached by clsact and given packets, random policies are judged by it and by the model, and truth tables are tried
+// by sockets of SCTP, which it has as a module.
 package kernel
 
 import (
@@ -21,13 +22,16 @@ import (
 // verifier and the tests.
 const bootLimit = 8 * time.Minute
 
+// allSCTP has every truth table tried that SCTP has a part in, which takes some minutes more.
+var allSCTP = os.Getenv("SKEP_SCTP_CASES") == "all"
+
 // guests are the tests that run in the virtual machine, by package; emulation is slow, so of each kind one.
 var guests = map[string]string{
 	"datapath": "^(TestVerifierCostDoesNotGrow|TestFirstPacketsAreJudged|TestTwoPodsTalkThroughTheRealPrograms|" +
 		"TestSocketsInTheCgroupAreBalanced|TestEstablishedConnectionsObeyNewPolicy|TestAuditCountsAndTellsButDoesNotBite|" +
 		"TestQuestionsAreAnsweredLikePackets|TestWhatIsChangedByHandIsRepaired)$" +
 		"/^(clsact|tcp_service|udp_service_IPv6|tcp_without_backends|from_a_pod|both_pods_are_local|a_row|a_block|all_prefixes)$",
-	"policy": "^(TestRandomWorlds|TestRandomSequences|TestTruthTables|TestClusterTruthTables)$",
+	"policy": "^(TestRandomWorlds|TestRandomSequences|TestTruthTables|TestClusterTruthTables|TestSCTPTruthTables)$",
 }
 
 // guestCases is how many random packets are judged in the virtual machine.
@@ -47,7 +51,7 @@ for module in /modules/*.ko; do /bin/busybox insmod $module; done
 cd /
 echo "guest: Linux $(/bin/busybox uname -r)"
 # Nobody else is here: the tests need no namespaces of their own.
-export SKEP_POLICY_TEST_NODE=1 SKEP_POLICY_CASES=$(/bin/busybox cat /cases)
+export SKEP_POLICY_TEST_NODE=1 SKEP_POLICY_CASES=$(/bin/busybox cat /cases) SKEP_SCTP_CASES=$(/bin/busybox cat /sctp)
 for guest in /guests/*; do
 	$guest/test -test.v -test.run "$(/bin/busybox cat $guest/run)" && echo guest: $(/bin/busybox basename $guest) passed || echo guest: $guest failed
 done
@@ -63,7 +67,7 @@ func TestPrograms5_10(t *testing.T) {
 	dir := t.TempDir()
 	console := boot(t, kernel, initramfs(t, dir, kernel))
 	for line := range strings.Lines(console) {
-		if strings.HasPrefix(line, "guest:") || strings.HasPrefix(line, "verifier:") || strings.Contains(line, "--- ") || strings.Contains(line, "cases in") {
+		if strings.HasPrefix(line, "guest:") || strings.HasPrefix(line, "verifier:") || strings.Contains(line, "--- ") || strings.Contains(line, "cases in") || strings.Contains(line, "cells in") {
 			t.Log(strings.TrimRight(line, "\n"))
 		}
 	}
@@ -139,7 +143,7 @@ func initramfs(t *testing.T, dir, kernel string) string {
 			t.Fatal(err)
 		}
 	}
-	for name, content := range map[string]string{"init": initScript, "cases": fmt.Sprint(guestCases), "testdata/verifier.txt": recorded(t)} {
+	for name, content := range map[string]string{"init": initScript, "cases": fmt.Sprint(guestCases), "sctp": os.Getenv("SKEP_SCTP_CASES"), "testdata/verifier.txt": recorded(t)} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +170,11 @@ func recorded(t *testing.T) string {
 // boot runs the machine to its end and returns what it printed. It has no network device.
 func boot(t *testing.T, kernel, initramfs string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
+	limit := bootLimit
+	if allSCTP {
+		limit = time.Hour
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	began := time.Now()
 	out, err := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "1024", "-smp", "2",
