@@ -23,6 +23,8 @@ const bumpInterval = 10 * time.Millisecond
 type Clock struct {
 	Now   func() time.Time
 	Sleep func(time.Duration)
+	// Settle returns when every program that runs now has ended; nil asks the kernel.
+	Settle func()
 }
 
 // Node owns the content of one node's maps. All methods are safe for concurrent use.

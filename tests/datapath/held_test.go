@@ -16,6 +16,7 @@ import (
 	"skep.dev/skep/datapath/bpfmap"
 	"skep.dev/skep/datapath/loader"
 	"skep.dev/skep/datapath/progtest"
+	"skep.dev/skep/datapath/reconcile"
 )
 
 // crowd is a world of local and remote pods. Its policies take turns: each lets the local pods reach each other and nobody else, by labels,
@@ -129,6 +130,46 @@ func manyServices(turn int) []datapath.Service {
 		out = append(out, service(netip.AddrFrom4([4]byte{10, 96, 1, byte(i)}), 80, datapath.TCP, backends[:2+turn%2]...))
 	}
 	return out
+}
+
+// TestMemoryRestsBeforeItSaysSomethingElse deletes entries and makes others: a program that began before the deletion must have ended.
+func TestMemoryRestsBeforeItSaysSomethingElse(t *testing.T) {
+	h := progtest.New(t)
+	now, settled := time.Unix(1000, 0), 0
+	var err error
+	h.Node, err = reconcile.New(h.Maps, reconcile.Clock{
+		Now: func() time.Time { now = now.Add(time.Microsecond); return now }, Sleep: func(time.Duration) {}, Settle: func() { settled++ },
+	})
+	must(t, err)
+	c := crowd{local: 4}
+	for _, step := range []struct {
+		name string
+		do   func()
+		want int
+	}{
+		{"nothing was deleted before", func() { c.enter(t, h) }, 0},
+		{"a deletion waits for nobody", func() { must(t, h.Node.DeleteEndpoint(c.id(0))) }, 0},
+		{"what follows it waits, once", func() { c.enter(t, h) }, 1},
+		{"another address replaces an endpoint", func() {
+			must(t, h.Node.SetEndpoint(datapath.Endpoint{
+				ID: c.id(0), Namespace: "test", Name: string(c.id(0)), Ifindex: 1, IfName: "test", MAC: progtest.MAC, HostMAC: progtest.HostMAC,
+				Addrs: []netip.Addr{c.addr(9)},
+			}))
+		}, 1},
+		{"an endpoint goes and comes", func() { must(t, h.Node.DeleteEndpoint(c.id(0))); c.enter(t, h) }, 1},
+		{"later all have ended anyway", func() {
+			must(t, h.Node.DeleteEndpoint(c.id(0)))
+			now = now.Add(time.Second)
+			c.enter(t, h)
+		}, 0},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			settled = 0
+			if step.do(); settled != step.want {
+				t.Errorf("waited %d times, not %d", settled, step.want)
+			}
+		})
+	}
 }
 
 // ordered are the entries of a map as they lie in it.
