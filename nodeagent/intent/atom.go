@@ -125,20 +125,26 @@ func (a *atom) selects(pr *profile) bool {
 
 // selects reports whether the peer is the pods of a profile, among others.
 func (p peer) selects(pr *profile) bool {
+	return p.selectsIn(pr.namespace, pr.nsLabels) && p.selectsLabels(pr)
+}
+
+// selectsIn reports whether the peer may be pods of a namespace, whose labels are nil while they are not known.
+func (p peer) selectsIn(namespace string, set labels.Set) bool {
 	switch {
 	case p.cidr != nil || p.nodes != nil:
 		return false
 	case p.id == strangers.id:
-		return pr.nsLabels == nil
+		return set == nil
 	case p.namespaces != nil:
 		// Labels that have not arrived yet are not absent labels: "!untrusted" must not hold for them.
-		if pr.nsLabels == nil || !p.namespaces.Matches(pr.nsLabels) {
-			return false
-		}
-	case p.namespace != pr.namespace:
-		return false
+		return set != nil && p.namespaces.Matches(set)
 	}
-	return p.pods.Matches(pr.labels)
+	return p.namespace == namespace
+}
+
+// selectsLabels reports whether the peer is the pods of a profile in a namespace that it selects in.
+func (p peer) selectsLabels(pr *profile) bool {
+	return p.id == strangers.id || p.pods.Empty() || p.pods.Matches(pr.labels)
 }
 
 func (a *atom) admitsPort(pr *profile) bool {
@@ -195,7 +201,7 @@ func (c *Cluster) acquireAtom(p peer, named *podPort) *atom {
 	return a
 }
 
-// evaluate lists the addresses that belong to a new atom, and notes it in the profiles that it selects.
+// evaluate lists the addresses that belong to a new atom, each once, and notes it in the profiles that it selects.
 func (c *Cluster) evaluate(a *atom) []netip.Addr {
 	var out []netip.Addr
 	switch {
@@ -211,24 +217,41 @@ func (c *Cluster) evaluate(a *atom) []netip.Addr {
 				out = append(out, c.unheld(n.addrs)...)
 			}
 		}
+		slices.SortFunc(out, netip.Addr.Compare)
+		out = slices.Compact(out)
 	case a.nodes == nil && a.cidr == nil:
-		for pr := range c.candidates(a) {
-			if a.selects(pr) {
-				pr.selected = append(pr.selected, a)
-				out = append(out, pr.addrs...)
+		for pr := range c.selected(a) {
+			pr.selected = append(pr.selected, a)
+			out = append(out, pr.addrs...)
+		}
+	}
+	return out
+}
+
+// selected goes over the profiles that a selector of pods selects. It asks each namespace once.
+func (c *Cluster) selected(a *atom) iter.Seq[*profile] {
+	return func(yield func(*profile) bool) {
+		for namespace, profiles := range c.candidates(a) {
+			if !a.selectsIn(namespace, c.namespaces[namespace]) {
+				continue
+			}
+			for pr := range profiles {
+				if a.admitsPort(pr) && a.selectsLabels(pr) && !yield(pr) {
+					return
+				}
 			}
 		}
 	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out)
 }
 
-// candidates goes over the profiles that a selector of pods may select.
-func (c *Cluster) candidates(a *atom) iter.Seq[*profile] {
-	if a.namespace != "" {
-		return maps.Keys(c.profilesIn[a.namespace])
+// candidates goes over the profiles of the namespaces in which a selector of pods may select.
+func (c *Cluster) candidates(a *atom) iter.Seq2[string, map[*profile]struct{}] {
+	if a.namespace == "" {
+		return maps.All(c.profilesIn)
 	}
-	return maps.Values(c.profiles)
+	return func(yield func(string, map[*profile]struct{}) bool) {
+		yield(a.namespace, c.profilesIn[a.namespace])
+	}
 }
 
 func (c *Cluster) releaseAtom(a *atom) {
@@ -247,9 +270,11 @@ func (c *Cluster) releaseAtom(a *atom) {
 		if len(c.index.pods[a.namespace]) == 0 {
 			delete(c.index.pods, a.namespace)
 		}
-		for pr := range c.candidates(a) {
-			if i, ok := slices.BinarySearchFunc(pr.selected, a, compareAtoms); ok {
-				pr.selected = slices.Delete(pr.selected, i, i+1)
+		for _, profiles := range c.candidates(a) {
+			for pr := range profiles {
+				if i, ok := slices.BinarySearchFunc(pr.selected, a, compareAtoms); ok {
+					pr.selected = slices.Delete(pr.selected, i, i+1)
+				}
 			}
 		}
 	}

@@ -46,8 +46,7 @@ func (g *groups) put(addr netip.Addr, atoms []*atom) {
 		}
 	}
 	if len(atoms) == 0 {
-		delete(g.of, addr)
-		g.addresses.Delete(addr)
+		g.leave(addr)
 		return
 	}
 	g.join(g.find(atoms), addr)
@@ -62,15 +61,17 @@ func (g *groups) add(a *atom, addrs []netip.Addr) {
 	for gr, members := range found {
 		switch {
 		case gr == nil:
+			alone := g.find([]*atom{a})
 			for _, addr := range members {
-				g.put(addr, []*atom{a})
+				g.join(alone, addr)
 			}
 		case len(members) == len(gr.addrs):
 			g.become(gr, append(slices.Clip(gr.atoms), a))
 		default:
-			atoms := append(slices.Clip(gr.atoms), a)
+			other := g.find(append(slices.Clip(gr.atoms), a))
 			for _, addr := range members {
-				g.put(addr, atoms)
+				delete(gr.addrs, addr)
+				g.join(other, addr)
 			}
 		}
 	}
@@ -91,8 +92,13 @@ func (g *groups) drop(a *atom) {
 				g.join(gr, addr)
 			}
 		default:
-			for _, addr := range slices.Collect(maps.Keys(gr.addrs)) {
-				g.put(addr, rest)
+			g.remove(gr)
+			for addr := range gr.addrs {
+				if same != nil {
+					g.join(same, addr)
+				} else {
+					g.leave(addr)
+				}
 			}
 		}
 	}
@@ -107,6 +113,12 @@ func (g *groups) find(atoms []*atom) *group {
 	gr := &group{id: g.last, addrs: map[netip.Addr]struct{}{}}
 	g.become(gr, slices.Clone(atoms)) // a profile's own list changes
 	return gr
+}
+
+// leave notes that an address belongs to no atom.
+func (g *groups) leave(addr netip.Addr) {
+	delete(g.of, addr)
+	g.addresses.Delete(addr)
 }
 
 func (g *groups) join(gr *group, addr netip.Addr) {
