@@ -60,9 +60,19 @@ func sameAtoms(a, b []datapath.AtomID) bool {
 
 // tellsApart says whether a set that stays names an atom that only one of the lists has.
 func (p *policy) tellsApart(c *change, a, b []datapath.AtomID) bool {
+	return differIn(a, b, func(atom datapath.AtomID) bool { return p.staysNamed(c, atom) })
+}
+
+// willTellApart says whether a set that stays or comes does.
+func (p *policy) willTellApart(c *change, a, b []datapath.AtomID) bool {
+	return differIn(a, b, func(atom datapath.AtomID) bool { return c.coming[atom] || p.staysNamed(c, atom) })
+}
+
+// differIn says whether only one of the lists has one of some atoms.
+func differIn(a, b []datapath.AtomID, some func(datapath.AtomID) bool) bool {
 	for _, atoms := range [2][2][]datapath.AtomID{{a, b}, {b, a}} {
 		for _, atom := range atoms[0] {
-			if !slices.Contains(atoms[1], atom) && p.staysNamed(c, atom) {
+			if !slices.Contains(atoms[1], atom) && some(atom) {
 				return true
 			}
 		}

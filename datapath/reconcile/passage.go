@@ -82,8 +82,11 @@ func (p *policy) planMoves(c *change) {
 	present := sync.OnceValue(func() byPrefix { return newByPrefix(p.prefixes) })
 	for _, addr := range c.addresses {
 		from, has := p.addresses[addr]
-		_, stays := p.classOf(addr)
-		to := p.classes[p.computed.Of(addr)].number
+		key, stays := p.classOf(addr)
+		if !stays {
+			key = p.computed.Of(addr)
+		}
+		to := p.classes[key].number
 		if has == stays && (!has || from == to) {
 			continue
 		}
@@ -119,20 +122,26 @@ func (p *policy) planHeirs(c *change) {
 	for _, in := range c.newClasses {
 		fresh[in.number] = in.atoms
 	}
-	sources := map[uint32]int{}
+	sources, goals := map[uint32]int{}, map[uint32]int{}
 	for way := range c.passages {
 		sources[way.to]++
+		goals[way.from]++
 	}
-	atoms := p.atomsBefore(c)
+	atoms, now := p.atomsBefore(c), p.atomsNow(c)
 	direct := map[uint32]uint32{}
 	c.heirs = map[uint32]uint32{}
 	for way, number := range c.passages {
 		before, known := atoms[way.from]
 		after, isNew := fresh[way.to]
-		if isNew && known && sources[way.to] == 1 && !p.tellsApart(c, before, after) {
+		switch {
+		case isNew && known && sources[way.to] == 1 && !p.tellsApart(c, before, after):
 			direct[number], c.heirs[way.to] = way.to, way.from
-			delete(c.passages, way)
+		case known && p.isPassage(c, way, now, goals):
+			direct[number], c.stayers = way.from, append(c.stayers, way)
+		default:
+			continue
 		}
+		delete(c.passages, way)
 	}
 	spare(c.moves, direct)
 	spare(c.prefixMoves, direct)
@@ -145,6 +154,31 @@ func spare[K any](moves []move[K], direct map[uint32]uint32) {
 			moves[i].via = to
 		}
 	}
+}
+
+// isPassage says whether a class that something leaves is a passage itself: in the sets that are there it says what it was, and in new
+// ones it will have the row of the class that it becomes. So it is when all leave it for one class, as they do when a selector goes out of
+// use, or when no set that stays or comes tells the two apart.
+func (p *policy) isPassage(c *change, way passage, now map[uint32][]datapath.AtomID, goals map[uint32]int) bool {
+	if own, used := now[way.from]; used {
+		return !p.willTellApart(c, own, now[way.to])
+	}
+	return goals[way.from] == 1
+}
+
+// atomsNow gives the atoms of the classes at the ends of passages that are in use from now on.
+func (p *policy) atomsNow(c *change) map[uint32][]datapath.AtomID {
+	ends := map[uint32]bool{}
+	for way := range c.passages {
+		ends[way.from], ends[way.to] = true, true
+	}
+	out := map[uint32][]datapath.AtomID{noClass: nil}
+	for key, in := range p.classes {
+		if ends[in.number] && p.computed.Used(key) {
+			out[in.number] = in.atoms
+		}
+	}
+	return out
 }
 
 // atomsBefore gives the atoms of those classes that something leaves, as they were; their rows are still those. It does not know
@@ -203,7 +237,7 @@ func (p *policy) openPassages(w *peerWrites, c *change) error {
 }
 
 // passes says whether something has a class on the way.
-func (c *change) passes() bool { return len(c.passages)+len(c.heirs) > 0 }
+func (c *change) passes() bool { return len(c.passages)+len(c.heirs)+len(c.stayers) > 0 }
 
 func (p *policy) copyPeers(w *peerWrites, rows *[]heldRow, atoms map[uint32][]datapath.AtomID, from, to uint32) {
 	sets := p.live()

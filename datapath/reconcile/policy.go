@@ -74,6 +74,9 @@ type change struct {
 	// heirs are new classes that start with the rows of others, copied are these rows.
 	heirs  map[uint32]uint32
 	copied []heldRow
+	// coming are the atoms that new sets name, stayers those that pass in the class that they leave.
+	coming  map[datapath.AtomID]bool
+	stayers []passage
 }
 
 /*
@@ -196,6 +199,11 @@ func (p *policy) compileNew(state *datapath.PolicyState) ([]*compile.Set, error)
 
 // checkRoom refuses a policy that cannot fit beside the present one before anything is written.
 func (p *policy) checkRoom(c *change) error {
+	tables := p.node.maps
+	if len(p.addresses)+len(p.node.owners)+len(c.addresses) <= int(tables.Address.MaxEntries()) &&
+		len(p.prefixes)+len(c.prefixes) <= int(tables.CIDR.MaxEntries()) {
+		return nil // even if all of them are new
+	}
 	more := map[netip.Addr]bool{}
 	for addr := range p.node.owners {
 		if _, classified := p.addresses[addr]; !classified {
@@ -215,7 +223,6 @@ func (p *policy) checkRoom(c *change) error {
 			prefixes[prefix] = true
 		}
 	}
-	tables := p.node.maps
 	return errors.Join(
 		room(tables.Address.Map, tables.Address.Name, len(p.addresses)+len(more)),
 		room(tables.CIDR.Map, tables.CIDR.Name, len(p.prefixes)+len(prefixes)),
@@ -231,6 +238,12 @@ func room(m *ebpf.Map, name string, entries int) error {
 
 // make writes everything that the new policy needs and the old one does not see.
 func (p *policy) make(c *change, compiled []*compile.Set) error {
+	c.coming = map[datapath.AtomID]bool{}
+	for _, set := range compiled {
+		for atom := range set.Atoms() {
+			c.coming[atom] = true
+		}
+	}
 	p.numberClasses(c)
 	p.planMoves(c)
 	if err := p.node.saveState(); err != nil {
@@ -289,6 +302,11 @@ func (p *policy) prepareNew(w *peerWrites, c *change, compiled *compile.Set) err
 	}
 	for way, number := range c.passages {
 		copyPeer(w, &c.opened, set, way.to, number)
+	}
+	for _, way := range c.stayers {
+		if set.peers[way.from] == nil { // or somebody is in it for good
+			copyPeer(w, &c.opened, set, way.to, way.from)
+		}
 	}
 	return nil
 }

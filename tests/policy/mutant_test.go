@@ -35,6 +35,10 @@ var mutants = []struct{ what, file, line, broken string }{
 	{"a class with other atoms keeps its rows in sets that tell", "datapath/reconcile/class.go", "if known && !p.tellsApart(c, before.atoms, atoms) {", "if known {"},
 	{"pods keep their old egress set", "datapath/bpfmap/change.go", "EgressSet: to.EgressSet", "EgressSet: to.IngressSet"},
 	{"addresses keep their old classes", "datapath/reconcile/address.go", "n.addressMap.changeAll(keys, entries)", "error(nil)"},
+	{"what moves while sets change passes through nothing", "datapath/reconcile/passage.go", "return p.numberPassage(c, passage{from, to}) }", "return to }"},
+	{"all pass in the class that they leave", "datapath/reconcile/passage.go", "return goals[way.from] == 1", "return true"},
+	{"what passes in its class has no rows in new sets", "datapath/reconcile/policy.go", "if set.peers[way.from] == nil {", "if false {"},
+	{"atoms that nobody names stay with pods", "nodeagent/intent/atom.go", "slices.BinarySearchFunc(pr.selected, a, compareAtoms); ok {", "slices.BinarySearchFunc(pr.selected, a, compareAtoms); ok && false {"},
 	{"pods of a group that splits stay together", "nodeagent/intent/group.go", "case len(members) == len(gr.addrs):", "case true:"},
 	{"isolation does not deny", "nodeagent/intent/sets.go", "set.Default = datapath.Deny", "set.Default = datapath.Allow"},
 	{"a default deny is attributed to the first policy alone", "nodeagent/intent/sets.go", "acquireIsolation(dir, isolating)", "acquireIsolation(dir, isolating[:1])"},
@@ -49,7 +53,7 @@ var mutants = []struct{ what, file, line, broken string }{
 	{"new numbers behind a port name go unnoticed", "nodeagent/intent/cluster.go", "c.staleByName(pp.namedPort)", "_ = pp"},
 	{"the oldest pod owns an address", "nodeagent/intent/cluster.go", "p.created.After(best.created)", "p.created.Before(best.created)"},
 	{"pods that ended own addresses", "nodeagent/intent/cluster.go", "if p.terminal {\n\t\treturn", "if false {\n\t\treturn"},
-	{"a podSelector alone means every namespace", "nodeagent/intent/atom.go", "case p.namespace != pr.namespace:", "case false:"},
+	{"a podSelector alone means every namespace", "nodeagent/intent/atom.go", "return p.namespace == namespace", "return true"},
 	{"an egress section alone does not isolate", "nodeagent/intent/policy.go", "return true, len(spec.Egress) > 0", "return true, false"},
 	{"cluster policies go by name before priority", "nodeagent/intent/clusterpolicy.go", "cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.name, b.name))", "cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.priority, b.priority))"},
 	{"an unknown peer opens", "nodeagent/intent/clusterpolicy.go", "return &rule{action: datapath.Deny, anyPeer: true, anyPort: true}, nil", "return r, nil"},
@@ -117,7 +121,7 @@ func TestABrokenCompilerOrTranslatorIsNoticed(t *testing.T) {
 				overlay = overlayOf(t, dir, path, []byte(broken))
 			}
 			// The tests stop at the first difference.
-			cmd := exec.Command("go", "test", "-count=1", "-overlay", overlay, "-run", "^Test(Random|Truth|Cluster|ANew|Changes)", ".",
+			cmd := exec.Command("go", "test", "-count=1", "-overlay", overlay, "-run", "^Test(Random|Truth|Cluster|ANew|Changes|Verdicts)", ".",
 				"-cases", "40000", "-seed", "1")
 			out, err := cmd.CombinedOutput()
 			if err == nil {
