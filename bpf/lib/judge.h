@@ -62,41 +62,31 @@ static __always_inline struct rule_count *rule_count_of(__u32 slot)
 }
 
 /* Counts a connection for a rule that decided about it. */
-__noinline int skep_count_connection(__u32 slot)
+static __always_inline void count_connection(__u32 slot)
 {
 	struct rule_count *count = rule_count_of(slot);
 
 	if (count)
 		count->connections++;
-	return 0;
 }
 
-/* Counts a packet in four slots, 16 bits each. */
-__noinline int skep_count_packet(__u64 slots, __u32 len)
+static __always_inline void count_packet(__u32 slot, __u32 len)
 {
-	int i;
+	struct rule_count *count = rule_count_of(slot);
 
-#pragma clang loop unroll(disable)
-	for (i = 0; i < 4; i++) {
-		struct rule_count *count = rule_count_of(slots & 0xffff);
-
-		if (count) {
-			count->packets++;
-			count->bytes += len;
-		}
-		slots >>= 16;
+	if (count) {
+		count->packets++;
+		count->bytes += len;
 	}
-	return 0;
 }
 
 /* Counts a packet for the rules that decided about its connection, and those that would have. */
 static __always_inline void count_sides(const struct ct_side sides[2], __u32 len)
 {
-	__u64 slots = (__u64)sides[0].counter | (__u64)sides[0].would_counter << 16 | (__u64)sides[1].counter << 32 |
-		      (__u64)sides[1].would_counter << 48;
-
-	if (slots)
-		skep_count_packet(slots, len);
+	count_packet(sides[SKEP_INGRESS].counter, len);
+	count_packet(sides[SKEP_INGRESS].would_counter, len);
+	count_packet(sides[SKEP_EGRESS].counter, len);
+	count_packet(sides[SKEP_EGRESS].would_counter, len);
 }
 
 /* How an audit is asked for. */
@@ -218,7 +208,7 @@ static __always_inline verdict judge_side(const struct endpoint *ep, enum direct
 	side->rule = rule->id;
 	side->counter = rule->counter;
 	if (!before || before->sides[direction].rule != rule->id)
-		skep_count_connection(rule->counter);
+		count_connection(rule->counter);
 	if (decision_rule(d, VIEW_WOULD_BE) != decision_rule(d, VIEW_ENFORCED)) {
 		would = skep_would(decision_rule(d, VIEW_WOULD_BE), rule->id, before ? before->sides[direction].would_rule : 0,
 				   (direction == SKEP_EGRESS ? AUDIT_EGRESS : 0) | (reply ? AUDIT_REPLY : 0) |

@@ -3,8 +3,8 @@
  * Policy by rule bit-vectors. The class of the peer's address gives one row of bits (rules whose peers include it), protocol
  * and port another (rules whose ports include them); the first bit set in both is the rule that decides.
  *
- * The steps are global functions with scalar arguments: each is verified once, which keeps the 5.10 verifier below a thousand
- * instructions where inlining takes 864,000. 5.10 counts each frame of a call chain in steps of 32 bytes towards the 512 of the stack.
+ * The steps are global functions with scalar arguments: each is verified once, where inlining everything takes the 5.10
+ * verifier 864,000 instructions. 5.10 counts each frame of a call chain in steps of 32 bytes towards the 512 of the stack.
  */
 #ifndef SKEP_LIB_POLICY_H
 #define SKEP_LIB_POLICY_H
@@ -30,43 +30,20 @@ static __always_inline __u32 verdict_rule(verdict v)
 	return (__u32)v;
 }
 
-enum {
-	NO_BIT = SKEP_BLOCK_BITS * SKEP_MAX_BLOCKS,
-	BAD_BIT = NO_BIT + 1,
-	TIERS = 3,
+/* A number whose 64 windows of six bits are all different: multiplied by a power of two, its upper six bits tell which. */
+#define BIT_WINDOWS 0x03f79d71b4cb0a89ULL
+
+static const __u8 bit_of_window[64] = {
+	0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
+	62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+	63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+	46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
 };
 
-/* 1 unless x is 0. The compiler knows what this computes and would turn it back into the branch that it avoids: of six branches in
- * a row the verifier follows 64 paths. */
-static __always_inline __u64 non_zero(__u64 x)
-{
-	__u64 y = x | -x;
-
-	asm volatile("" : "+r"(y));
-	return y >> 63;
-}
-
-/* Index of the lowest set bit of a word that is not zero, by halving: 5.10 has no such instruction. */
+/* Index of the lowest set bit of a word that is not zero: 5.10 has no instruction for that. */
 static __always_inline __u32 lowest_bit(__u64 word)
 {
-	__u32 n = 0, shift;
-
-	shift = (__u32)(1 ^ non_zero(word & 0xffffffff)) << 5;
-	word >>= shift;
-	n += shift;
-	shift = (__u32)(1 ^ non_zero(word & 0xffff)) << 4;
-	word >>= shift;
-	n += shift;
-	shift = (__u32)(1 ^ non_zero(word & 0xff)) << 3;
-	word >>= shift;
-	n += shift;
-	shift = (__u32)(1 ^ non_zero(word & 0xf)) << 2;
-	word >>= shift;
-	n += shift;
-	shift = (__u32)(1 ^ non_zero(word & 0x3)) << 1;
-	word >>= shift;
-	n += shift;
-	return n + (__u32)(1 ^ (word & 1));
+	return bit_of_window[((word & -word) * BIT_WINDOWS) >> 58];
 }
 
 static __always_inline __u32 count_bits(__u32 x)
@@ -77,53 +54,9 @@ static __always_inline __u32 count_bits(__u32 x)
 	return (x * 0x01010101) >> 24;
 }
 
-/* First bit set in all three blocks, SKEP_BLOCK_BITS if none, BAD_BIT if a block is missing. */
-__noinline __u32 skep_match_block(__u32 peer, __u32 port, __u32 view)
-{
-	struct block *a = bpf_map_lookup_elem(&skep_block, &peer);
-	struct block *b = bpf_map_lookup_elem(&skep_block, &port);
-	struct block *c = bpf_map_lookup_elem(&skep_block, &view);
-	int i;
-
-	if (!a || !b || !c)
-		return BAD_BIT;
-	/* Not unrolled: it would keep all words on the stack, which has no room for them on 5.10. */
-#pragma clang loop unroll(disable)
-	for (i = 0; i < SKEP_BLOCK_WORDS; i++) {
-		__u64 all = a->words[i] & b->words[i] & c->words[i];
-
-		if (all)
-			return i * 64 + lowest_bit(all);
-	}
-	return SKEP_BLOCK_BITS;
-}
-
 static __always_inline __u32 block_of(const struct row *row, __u32 block)
 {
 	return row->first + count_bits(row->blocks & ((1U << block) - 1));
-}
-
-/* First bit set in all rows at or after block from; NO_BIT or BAD_BIT otherwise. */
-static __always_inline __u32 match_rows(const struct row *peer, const struct row *port, const struct row *view, __u32 from)
-{
-	__u32 both = peer->blocks & port->blocks & view->blocks & (from < SKEP_MAX_BLOCKS ? ~0U << from : 0);
-	int i;
-
-#pragma clang loop unroll(disable)
-	for (i = 0; i < SKEP_MAX_BLOCKS; i++) {
-		__u32 block, bit;
-
-		if (!both)
-			break;
-		block = lowest_bit(both) & (SKEP_MAX_BLOCKS - 1);
-		both &= both - 1;
-		bit = skep_match_block(block_of(peer, block), block_of(port, block), block_of(view, block));
-		if (bit == BAD_BIT)
-			return BAD_BIT;
-		if (bit < SKEP_BLOCK_BITS)
-			return block * SKEP_BLOCK_BITS + bit;
-	}
-	return NO_BIT;
 }
 
 static __always_inline struct address *address_of(const struct addr *addr)
@@ -220,6 +153,33 @@ static __always_inline struct rule *rule_at(__u32 index)
 	return rule && rule->flags & RULE_PRESENT ? rule : NULL;
 }
 
+enum {
+	NO_BIT = SKEP_BLOCK_BITS,
+	BAD_BIT = NO_BIT + 1,
+};
+
+/* First bit set in a block of all three rows; NO_BIT if none, BAD_BIT if the block is missing. */
+static __always_inline __u32 match_block(const struct row *peer, const struct row *port, const struct row *view, __u32 block)
+{
+	__u32 at_peer = block_of(peer, block), at_port = block_of(port, block), at_view = block_of(view, block);
+	struct block *a = bpf_map_lookup_elem(&skep_block, &at_peer);
+	struct block *b = bpf_map_lookup_elem(&skep_block, &at_port);
+	struct block *c = bpf_map_lookup_elem(&skep_block, &at_view);
+	int i;
+
+	if (!a || !b || !c)
+		return BAD_BIT;
+	/* Not unrolled: it would keep all words on the stack, which has no room for them on 5.10. */
+#pragma clang loop unroll(disable)
+	for (i = 0; i < SKEP_BLOCK_WORDS; i++) {
+		__u64 all = a->words[i] & b->words[i] & c->words[i];
+
+		if (all)
+			return i * 64 + lowest_bit(all);
+	}
+	return NO_BIT;
+}
+
 /* A row as one scalar. */
 static __always_inline __u64 row_pack(const struct row *row)
 {
@@ -234,37 +194,59 @@ static __always_inline struct row row_unpack(__u64 packed)
 }
 
 /* The index of the first rule of a view that is in both rows and does not pass on. An error has DECISION_ERROR. */
-__noinline __u64 skep_decide(__u32 id, __u64 peer_row, __u64 port_row, __u32 view)
+static __always_inline decision decide_in(const struct set *set, const struct row *peer, const struct row *port, enum view view)
 {
-	struct set *set = bpf_map_lookup_elem(&skep_set, &id);
-	struct row peer = row_unpack(peer_row), port = row_unpack(port_row), in_view;
-	__u32 from = 0;
-	int tier;
-
-	if (!set)
-		return DECISION_ERROR | SKEP_REASON_ERROR_SET;
 	/* Where the views do not differ, all rules are in both: the peers' row is matched with itself. */
-	in_view = peer;
-	if (set->flags & SET_AUDIT)
-		in_view = view == VIEW_WOULD_BE ? set->views[VIEW_WOULD_BE] : set->views[VIEW_ENFORCED];
+	struct row in_view = set->flags & SET_AUDIT ? set->views[view] : *peer;
+	__u32 common = peer->blocks & port->blocks & in_view.blocks;
+	int i;
+
 #pragma clang loop unroll(disable)
-	for (tier = 0; tier < TIERS; tier++) {
-		__u32 bit = match_rows(&peer, &port, &in_view, from), index;
+	for (i = 0; i < SKEP_MAX_BLOCKS; i++) {
+		__u32 block, bit, index;
 		struct rule *rule;
 
+		if (!common)
+			break;
+		block = lowest_bit(common) & (SKEP_MAX_BLOCKS - 1);
+		common &= common - 1;
+		bit = match_block(peer, port, &in_view, block);
 		if (bit == BAD_BIT)
 			return DECISION_ERROR | SKEP_REASON_ERROR_ROW;
 		if (bit == NO_BIT)
-			break;
-		index = set->first_rule + bit;
+			continue;
+		index = set->first_rule + block * SKEP_BLOCK_BITS + bit;
 		rule = rule_at(index);
 		if (!rule)
 			return DECISION_ERROR | SKEP_REASON_ERROR_RULE;
 		if (rule->action != ACTION_PASS)
 			return index;
-		from = rule->next_block;
+		common &= rule->next_block < SKEP_MAX_BLOCKS ? ~0U << rule->next_block : 0;
 	}
 	return set->first_rule + set->rules + view;
+}
+
+/* What a set decides about what is in two of its rows. Global, so that the verifier does not walk it once for each way in which the rows
+ * were found. */
+__noinline __u64 skep_decide(__u32 id, __u64 peer_row, __u64 port_row)
+{
+	struct row peer = row_unpack(peer_row), port = row_unpack(port_row);
+	struct set *set = bpf_map_lookup_elem(&skep_set, &id);
+	decision both = 0, one = 0;
+	__u32 view;
+
+	if (!set)
+		return DECISION_ERROR | SKEP_REASON_ERROR_SET;
+	/* A loop, so that the verifier sees one walk. Without audit the second view is the first. */
+#pragma clang loop unroll(disable)
+	for (view = VIEW_ENFORCED; view < SKEP_VIEWS; view++) {
+		if (view == VIEW_ENFORCED || set->flags & SET_AUDIT)
+			one = decide_in(set, &peer, &port, view);
+		if (one & DECISION_ERROR)
+			return one;
+		both |= one << 32 * view;
+	}
+	return both;
 }
 
 /*
@@ -276,7 +258,6 @@ __noinline __u64 skep_judge(__u32 id, __u32 class, __u32 service)
 	struct peer_key peer_key = { .set = id, .class = class };
 	struct set *set = bpf_map_lookup_elem(&skep_set, &id);
 	struct row *peer, *port;
-	decision enforced, would;
 
 	if (!set || !(set->flags & SET_COMPLETE))
 		return DECISION_ERROR | SKEP_REASON_ERROR_SET;
@@ -300,11 +281,7 @@ __noinline __u64 skep_judge(__u32 id, __u32 class, __u32 service)
 			return DECISION_ERROR | SKEP_REASON_ERROR_ROW;
 		port = &span->row;
 	}
-	enforced = skep_decide(id, row_pack(peer), row_pack(port), VIEW_ENFORCED);
-	would = enforced;
-	if (set->flags & SET_AUDIT && !(enforced & DECISION_ERROR))
-		would = skep_decide(id, row_pack(peer), row_pack(port), VIEW_WOULD_BE);
-	return would & DECISION_ERROR ? would : would << 32 | enforced;
+	return skep_decide(id, row_pack(peer), row_pack(port));
 }
 
 #endif

@@ -59,9 +59,10 @@ var mutants = []struct{ what, file, line, broken string }{
 	{"an unknown peer opens", "nodeagent/intent/clusterpolicy.go", "return &rule{action: datapath.Deny, anyPeer: true, anyPort: true}, nil", "return r, nil"},
 
 	{"both views are one", "bpf/lib/policy.h", "a->words[i] & b->words[i] & c->words[i]", "a->words[i] & b->words[i]"},
-	{"bits are off by one", "bpf/lib/policy.h", "return n + (__u32)(1 ^ (word & 1));", "return n;"},
+	{"bits are off by one", "bpf/lib/policy.h", "BIT_WINDOWS) >> 58];", "BIT_WINDOWS) >> 58] & ~1;"},
 	{"Pass decides", "bpf/lib/policy.h", "if (rule->action != ACTION_PASS)", "if (1)"},
-	{"Pass goes on in the same tier", "bpf/lib/policy.h", "from = rule->next_block;", "from = 0;"},
+	{"nothing follows a Pass", "bpf/lib/policy.h", "common &= rule->next_block < SKEP_MAX_BLOCKS ? ~0U << rule->next_block : 0;", "common = 0;"},
+	{"Pass leaves out a tier", "bpf/lib/policy.h", "? ~0U << rule->next_block : 0", "? ~1U << rule->next_block : 0"},
 	{"both views have one default", "bpf/lib/policy.h", "set->first_rule + set->rules + view", "set->first_rule + set->rules"},
 	{"ports mean nothing", "bpf/lib/policy.h", "if (set->flags & SET_HAS_PORTS && peer->blocks) {", "if (0) {"},
 	{"the first port of a range is outside of it", "bpf/lib/policy.h", "(__s64)service - 1;", "(__s64)service;"},
