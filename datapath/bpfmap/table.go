@@ -53,30 +53,21 @@ func (t Table[K, V]) Remove(key K) error {
 
 // All reads the whole map. Entries that change meanwhile may or may not be seen.
 func (t Table[K, V]) All() (map[K]V, error) {
-	out := map[K]V{}
-	var key K
-	var value V
-	iterator := t.Iterate()
-	for iterator.Next(&key, &value) {
-		out[key] = value
+	keys, values, err := t.Read(-1)
+	if err != nil {
+		return nil, err
 	}
-	if err := iterator.Err(); err != nil {
-		return nil, fmt.Errorf("list %s: %w", t.Name, err)
+	out := make(map[K]V, len(keys))
+	for i, key := range keys {
+		out[key] = values[i]
 	}
 	return out, nil
 }
 
 // Keys reads the keys of the whole map.
 func (t Table[K, V]) Keys() ([]K, error) {
-	all, err := t.All()
-	if err != nil {
-		return nil, err
-	}
-	keys := make([]K, 0, len(all))
-	for key := range all {
-		keys = append(keys, key)
-	}
-	return keys, nil
+	keys, _, err := t.Read(-1)
+	return keys, err
 }
 
 // full recognises the two ways in which the kernel says that a map has no room.
