@@ -323,6 +323,21 @@ func TestEstablishedFlowsObeyANewPolicy(t *testing.T) {
 	tr.expect("data when the policy is gone", data, bpfobj.SkepReasonSKEP_REASON_TO_LOCAL)
 }
 
+func TestHalfOpenFlowsObeyANewPolicy(t *testing.T) {
+	tr, _, syn := scene(t, nil)
+	answer, data := turned(syn), syn
+	answer.Flags, data.Flags = progtest.SYN|progtest.ACK, progtest.ACK
+	tr.expect("the first SYN", syn, bpfobj.SkepReasonSKEP_REASON_TO_LOCAL)
+	tr.setPolicy(policyFrom(t, "w/deny", denyAll))
+	tr.load()
+	tr.expect("the answer to a SYN from before the policy", answer, bpfobj.SkepReasonSKEP_REASON_ESTABLISHED_DENIED)
+	tr.expect("the SYN again", syn, bpfobj.SkepReasonSKEP_REASON_ESTABLISHED_DENIED)
+	tr.forgetPolicy("w", "deny")
+	tr.load()
+	tr.expect("the answer when the policy is gone", answer, bpfobj.SkepReasonSKEP_REASON_TO_LOCAL)
+	tr.expect("the end of the handshake", data, bpfobj.SkepReasonSKEP_REASON_TO_LOCAL)
+}
+
 func TestANewOwnerOfAnAddressInheritsNothing(t *testing.T) {
 	tr, pods, syn := scene(t, map[string]string{"w/web": `{podSelector: {matchLabels: {pod: b}}, ingress: [{}]}`, "w/rest": `{podSelector: {matchLabels: {pod: new}}}`})
 	tr.expect("the connection", syn, bpfobj.SkepReasonSKEP_REASON_TO_LOCAL)
