@@ -97,7 +97,8 @@ func newChurned(t *testing.T, seed uint64, a, b *pod) *churned {
 		c.pods = append(c.pods, apiPod(fmt.Sprint("pod-", i), "elsewhere", nil, addr))
 		c.relabel(i)
 	}
-	c.policy(t, "allow", `{podSelector: {matchLabels: {app: b}}, ingress: [{from: [{podSelector: {matchLabels: {app: a}}}], ports: [{port: 7000, protocol: UDP}, {port: 80}]}]}`)
+	c.policy(t, "allow", fmt.Sprintf(
+		`{podSelector: {matchLabels: {app: b}}, ingress: [{from: [{podSelector: {matchLabels: {app: a}}}], ports: [{port: 7000, protocol: UDP}, {port: %d, protocol: UDP}, {port: 80}]}]}`, numberedUDP))
 	for i := range churnedValues {
 		// What pods with a label may do at the denied ports changes with them; the standing traffic's pods never have it.
 		c.policy(t, fmt.Sprint("churn-", i), fmt.Sprintf(`{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: "%d"}}}], ports: [{port: 7001, protocol: UDP}, {port: %d}]}], policyTypes: [Ingress]}`, i, 81+i))
