@@ -240,8 +240,7 @@ func (a *agent) remove(ctx context.Context, uid string, deleted bool) error {
 	}
 	a.objects.Unwatch(uid)
 	errs := []error{a.net.Detach(ctx, uid), a.sandboxOf(uid).remove(), a.cgroups.Remove(filepath.Join(a.cfg.CgroupParent, "pod"+uid))}
-	// The shim may have been killed with the control group.
-	errs = append(errs, runtime.RemoveDeadSocket(runtime.ShimSocket(a.cfg.ContainerdSocket, a.cfg.ContainerdNamespace, uid)))
+	errs = append(errs, runtime.EndShim(ctx, runtime.ShimSocket(a.cfg.ContainerdSocket, a.cfg.ContainerdNamespace, uid)))
 	if deleted {
 		errs = append(errs, a.volumes.TearDown(uid))
 	}

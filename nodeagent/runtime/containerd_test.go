@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -247,5 +248,42 @@ func shims(t *testing.T, root string, want int) int {
 			return n
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestAShimThatDoesNotEndIsKilled(t *testing.T) {
+	r := newRig(t)
+	socket := runtime.ShimSocket(r.ctr.Socket, r.ctr.Namespace, "pod-lost")
+	if err := runtime.EndShim(runtimetest.Context(t), socket); err != nil {
+		t.Errorf("where there is none: %v", err)
+	}
+	r.start(t, "lost", "pod-lost", "sleep", "100")
+	if _, err := os.Lstat(socket); err != nil {
+		t.Fatalf("the shim does not listen where it is expected to: %v", err)
+	}
+	if err := runtime.EndShim(runtimetest.Context(t), socket); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("its socket is still there")
+	}
+	if n := shims(t, r.ctr.Root, 0); n != 0 {
+		t.Errorf("%d shims are still there", n)
+	}
+}
+
+func TestTheSocketOfAShimThatWasKilledIsRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "shim")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false) // as if killed
+	l.Close()
+	if err := runtime.EndShim(t.Context(), path); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("it is still there")
 	}
 }

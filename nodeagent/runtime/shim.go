@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -12,8 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ContainerdRun is where containerd keeps some things whatever its own state directory is: the sockets of shims, runc's state.
@@ -52,18 +56,62 @@ func ShimSockets(pid int) []string {
 	return slices.Compact(sockets) // an accepted connection has the path of its listener
 }
 
-// RemoveDeadSocket removes a socket that nobody listens on any more: a shim that is killed while it ends leaves its own behind, and
-// containerd has forgotten it by then.
-func RemoveDeadSocket(path string) error {
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		return conn.Close()
+// shimEnds is how long a shim may take to end by itself.
+const shimEnds = 2 * time.Second
+
+// EndShim makes sure that the shim of a socket has gone, and its socket with it. A shim ends by itself when its last container is
+// deleted. One that containerd has lost sight of does not, and is killed; one that was killed before has left its socket behind.
+func EndShim(ctx context.Context, socket string) error {
+	short, cancel := context.WithTimeout(ctx, shimEnds)
+	defer cancel()
+	if gone, err := awaitShim(short, socket); gone || ctx.Err() != nil {
+		return err
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return nil // there is none, or somebody has it
+	for _, pid := range shimsAt(socket) {
+		_ = unix.Kill(pid, unix.SIGKILL) // an error means that it has ended
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the socket of a shim that has ended: %w", err)
+	again, cancel := context.WithTimeout(ctx, shimEnds)
+	defer cancel()
+	gone, err := awaitShim(again, socket)
+	if !gone && err == nil {
+		return fmt.Errorf("a shim without containers does not end: it listens on %s", socket)
 	}
-	return nil
+	return err
+}
+
+// awaitShim waits until nobody listens on a socket, and removes it. It reports false when ctx ended first.
+func awaitShim(ctx context.Context, socket string) (bool, error) {
+	for {
+		conn, err := net.Dial("unix", socket)
+		switch {
+		case errors.Is(err, unix.ECONNREFUSED):
+			if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return true, fmt.Errorf("remove the socket of a shim that has ended: %w", err)
+			}
+			return true, nil
+		case errors.Is(err, fs.ErrNotExist):
+			return true, nil
+		case err != nil:
+			return false, fmt.Errorf("look at a shim: %w", err)
+		}
+		conn.Close()
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// shimsAt finds the processes that have a shim's socket open.
+func shimsAt(socket string) []int {
+	var pids []int
+	entries, _ := os.ReadDir("/proc") // it is always there
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err == nil && pid != os.Getpid() && slices.Contains(ShimSockets(pid), socket) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

@@ -10,31 +10,6 @@ import (
 	"testing"
 )
 
-func TestOnlyDeadSocketsAreRemoved(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "shim")
-	if err := RemoveDeadSocket(path); err != nil {
-		t.Errorf("where there is none: %v", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.SetUnlinkOnClose(false) // as if killed
-	if err := RemoveDeadSocket(path); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); err != nil {
-		t.Error("the socket of somebody who listens was removed")
-	}
-	l.Close()
-	if err := RemoveDeadSocket(path); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); err == nil {
-		t.Error("the socket of somebody who has gone is still there")
-	}
-}
-
 func TestShimSocketsOfAProcess(t *testing.T) {
 	path := ShimSocket(t.TempDir(), "skep-test", t.Name())
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {

@@ -22,6 +22,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 	"sigs.k8s.io/yaml"
 
@@ -75,13 +76,14 @@ func TestAgentsKilledInTheMiddleOfPolicyUpdates(t *testing.T) {
 	updates.end(t)
 }
 
-// watcher is a pod that connects to the server while everything is open, and tries for some time what it can reach.
+// watcher is a pod that connects to the server while everything is open, which makes it ready, and tries for some time what it can reach.
 func watcher(app string, n int, length, timeout time.Duration, server string) *corev1.Pod {
 	pod := probePod(fmt.Sprint(app, "-", n), nodeName(n), map[string]string{"app": app, "round": "0"})
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
 	container := &pod.Spec.Containers[0]
-	container.Args = []string{"watch", "-for", length.String(), "-timeout", timeout.String(), server}
-	container.ReadinessProbe, container.Ports = nil, nil
+	container.Args = []string{"watch", "-for", length.String(), "-timeout", timeout.String(), "-ready", ":9001", server}
+	container.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9001)}}}
+	container.Ports = nil
 	return pod
 }
 

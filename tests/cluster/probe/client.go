@@ -130,6 +130,7 @@ func watch(args []string) (any, error) {
 	length := flags.Duration("for", 3*time.Second, "how long")
 	every := flags.Duration("every", time.Millisecond, "pause between tries")
 	timeout := flags.Duration("timeout", 300*time.Millisecond, "for one try")
+	ready := flags.String("ready", "", "address to listen on once there is a connection")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
@@ -145,6 +146,13 @@ func watch(args []string) (any, error) {
 		return nil, err
 	}
 	defer established.Close()
+	if *ready != "" {
+		listener, err := net.Listen("tcp", *ready)
+		if err != nil {
+			return nil, err
+		}
+		defer listener.Close()
+	}
 	before, err := retransmits()
 	if err != nil {
 		return nil, err
